@@ -1,0 +1,54 @@
+# What one does with Valiant; `make` alone prints the targets. Everything that is built lies in .build*.
+# ARGS are handed on: make run ARGS='--port 4201 --threads 2', make bench ARGS=...
+
+BINARY = .build/release/valiant
+ARGS   =
+
+.NOTPARALLEL:
+.PHONY: help run deps build test unit lint smoke clients sanitize thread address fuzz fuzz-short bench clean
+
+help: ## Print the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 20
+
+run: deps build ## Install what is missing, build, and serve on port 4200 (ARGS: the server's flags)
+	exec $(BINARY) $(ARGS)
+
+deps: ## Install the Debian packages which are missing
+	@Tests/install-dependencies.sh
+
+build: ## Build the server, .build/release/valiant
+	swift build -c release --static-swift-stdlib --product valiant
+
+test: deps lint build smoke clients unit sanitize fuzz-short ## Everything that CI checks
+
+unit: ## Run the Swift tests
+	swift test --disable-xctest
+
+lint: ## Check the formatting
+	swift format lint --strict --recursive Sources Tests Package.swift
+
+smoke: build ## Try the server with redis-cli, nc and redis-benchmark, and how it starts and ends
+	Tests/smoke/run.sh $(BINARY)
+
+clients: build ## Try the server with client libraries
+	Tests/clients/run.sh $(BINARY)
+
+sanitize: thread address ## Run the Swift tests under ThreadSanitizer and AddressSanitizer
+
+thread: # Folders of their own: the objects differ.
+	swift test --disable-xctest --sanitize=thread --scratch-path .build-thread
+
+address: # LeakSanitizer reports what Foundation's Process keeps, in tests that start the server.
+	ASAN_OPTIONS=detect_leaks=0 swift test --disable-xctest --sanitize=address --scratch-path .build-address
+
+fuzz: ## Feed the request parser with random requests for a minute
+	Tests/fuzz/run.sh 60
+
+fuzz-short:
+	Tests/fuzz/run.sh 10
+
+bench: build ## Compare with redis-server on this machine (ARGS: see Benchmarks/bench.py --help)
+	python3 Benchmarks/bench.py $(ARGS)
+
+clean: ## Remove everything that was built
+	rm -rf .build .build-thread .build-address .build-fuzz .build-python

@@ -1,0 +1,31 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+  .strictMemorySafety(),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .treatAllWarnings(as: .error),
+]
+
+let package = Package(
+  name: "Valiant",
+  products: [
+    .library(name: "Valiant", targets: ["Valiant"]),
+    .executable(name: "valiant", targets: ["valiant"]),
+  ],
+  targets: [
+    .systemLibrary(name: "CLibUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
+    .target(name: "Valiant", dependencies: ["CLibUV"], swiftSettings: settings),
+    .executableTarget(name: "valiant", dependencies: ["Valiant"], swiftSettings: settings),
+    .testTarget(name: "ValiantTests", dependencies: ["Valiant"], swiftSettings: settings),
+    .testTarget(
+      name: "ValiantSystemTests", dependencies: ["Valiant", "valiant"], swiftSettings: settings),
+    // Linked by Tests/fuzz/run.sh with libFuzzer's own main function.
+    .target(
+      name: "ParserFuzz", dependencies: ["Valiant"], path: "Tests/fuzz/ParserFuzz",
+      swiftSettings: settings),
+  ],
+  swiftLanguageModes: [.v6]
+)

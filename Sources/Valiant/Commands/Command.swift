@@ -1,0 +1,184 @@
+/// One command or subcommand: everything that is to be known about it, and the function that runs.
+///
+/// Arity, key extraction, the checks before it runs, COMMAND, COMMAND DOCS, HELP and the README's
+/// table follow from this row.
+struct Command: Sendable {
+  typealias Handler = @Sendable (inout CommandContext) throws(CommandError) -> Void
+
+  /// Lower case; a subcommand's begins with its container's: `client|id`.
+  let name: String
+  /// How it is written: name in capitals, arguments in small letters, `[optional]`, `a|b`, `…`.
+  let syntax: String
+  /// Arguments including the name; negative for a minimum.
+  let arity: Int
+  let flags: Flags
+  let keys: KeyPositions
+  /// One sentence that says what it does.
+  let summary: String
+  let complexity: String
+  /// The version of Redis in which it appeared, or of Valiant for what Redis does not have.
+  let since: String
+  let subcommands: [Command]
+  let isContainer: Bool
+  let handler: Handler
+  fileprivate(set) var category = Category.connection
+  /// Position in the table, by which statistics are kept.
+  fileprivate(set) var index = 0
+
+  // Arity as a range that one comparison checks.
+  private let argumentsMin: Int
+  private let argumentsSpan: UInt
+
+  init(
+    _ syntax: String, arity: Int, flags: Flags = [], keys: KeyPositions = .none,
+    summary: String, complexity: String = "O(1)", since: String = "1.0.0",
+    subcommands: [Command] = [], handler: @escaping Handler
+  ) {
+    let words = syntax.split(separator: " ").prefix { $0 == $0.uppercased() && !$0.hasPrefix("[") }
+    name = words.map { $0.lowercased() }.joined(separator: "|")
+    self.syntax = syntax
+    self.arity = arity
+    self.flags = flags
+    self.keys = keys
+    self.summary = summary
+    self.complexity = complexity
+    self.since = since
+    self.subcommands = subcommands
+    isContainer = !subcommands.isEmpty
+    self.handler = handler
+    argumentsMin = abs(arity)
+    argumentsSpan = arity < 0 ? UInt(Int.max) : 0
+  }
+
+  /// A command that only exists with a subcommand.
+  static func container(
+    _ name: String, summary: String, since: String, _ subcommands: [Command]
+  ) -> Command {
+    Command(
+      name, arity: -2, summary: summary, complexity: "Depends on subcommand.", since: since,
+      subcommands: subcommands,
+      handler: { context throws(CommandError) in throw .arity(command: context.command.name) })
+  }
+
+  /// A container's subcommand HELP, whose answer is made from the rows beside it.
+  static func help(_ container: String, since: String) -> Command {
+    Command(
+      "\(container) HELP", arity: 2, flags: [.loading, .stale],
+      summary: "Lists the subcommands.", since: since, handler: CommandDocs.help)
+  }
+
+  @inline(__always)
+  func accepts(argumentCount: Int) -> Bool {
+    UInt(bitPattern: argumentCount &- argumentsMin) <= argumentsSpan
+  }
+
+  /// Words of the syntax line that are the name.
+  var nameWords: Int { name.split(separator: "|").count }
+
+  /// The row with its place in the table.
+  func placed(in category: Category, at index: Int) -> Command {
+    var placed = self
+    placed.category = category
+    placed.index = index
+    return placed
+  }
+
+  struct Flags: OptionSet, Sendable {
+    let rawValue: UInt32
+
+    /// Changes keys.
+    static let write = Flags(rawValue: 1 << 0)
+    /// Reads keys and changes none.
+    static let readonly = Flags(rawValue: 1 << 1)
+    /// May need memory, so it is refused when there is none left.
+    static let denyoom = Flags(rawValue: 1 << 2)
+    /// For operators.
+    static let admin = Flags(rawValue: 1 << 3)
+    /// Not callable from scripts.
+    static let noscript = Flags(rawValue: 1 << 4)
+    /// Allowed while data is being loaded.
+    static let loading = Flags(rawValue: 1 << 5)
+    /// Allowed on a replica with stale data.
+    static let stale = Flags(rawValue: 1 << 6)
+    /// O(1) or O(log n).
+    static let fast = Flags(rawValue: 1 << 7)
+    /// Allowed before the client has given its password.
+    static let noAuth = Flags(rawValue: 1 << 8)
+    /// Not allowed in a transaction.
+    static let noMulti = Flags(rawValue: 1 << 9)
+    /// Allowed while a script runs for too long.
+    static let allowBusy = Flags(rawValue: 1 << 10)
+    /// Could do harm in the wrong hands.
+    static let dangerous = Flags(rawValue: 1 << 11)
+
+    /// Names in the order in which COMMAND INFO gives them.
+    static let names: [(Flags, String)] = [
+      (.write, "write"), (.readonly, "readonly"), (.denyoom, "denyoom"), (.admin, "admin"),
+      (.noscript, "noscript"), (.loading, "loading"), (.stale, "stale"), (.fast, "fast"),
+      (.noAuth, "no_auth"), (.noMulti, "no_multi"), (.allowBusy, "allow_busy"),
+    ]
+  }
+
+  /// Where the keys are among the arguments.
+  struct KeyPositions: Sendable {
+    /// Index of the first key; 0 for none.
+    let first: Int
+    /// Index of the last key; negative counts from the end.
+    let last: Int
+    /// Distance from one key to the next.
+    let step: Int
+    /// What the command does with them, in the words of COMMAND INFO.
+    let access: [String]
+
+    static let none = KeyPositions(first: 0, last: 0, step: 0, access: [])
+
+    static func one(_ access: String...) -> KeyPositions {
+      KeyPositions(first: 1, last: 1, step: 1, access: access)
+    }
+
+    static func all(_ access: String...) -> KeyPositions {
+      KeyPositions(first: 1, last: -1, step: 1, access: access)
+    }
+
+    /// Indices of the keys in a request of `count` arguments.
+    @inline(__always)
+    func indices(count: Int) -> StrideTo<Int> {
+      if first == 0 { return stride(from: 0, to: 0, by: 1) }
+      let end = last < 0 ? count + last : min(last, count - 1)
+      return stride(from: first, to: end + 1, by: step)
+    }
+
+    /// Whether a request of `count` arguments names exactly one key.
+    @inline(__always)
+    func isOne(count: Int) -> Bool {
+      last == first || (last < 0 && count &+ last == first)
+    }
+  }
+
+  /// What a command is about; gives its group in the documentation and its ACL category.
+  enum Category: String, Sendable {
+    case string, keyspace, connection, server
+
+    /// The group as COMMAND DOCS calls it.
+    var group: String { self == .keyspace ? "generic" : rawValue }
+  }
+
+  /// ACL categories, which follow from the flags and the family.
+  var aclCategories: [String] {
+    var names: [String] = []
+    if category == .string || category == .keyspace { names.append("@\(category.rawValue)") }
+    if flags.contains(.write) { names.append("@write") }
+    if flags.contains(.readonly) { names.append("@read") }
+    if flags.contains(.admin) { names += ["@admin", "@dangerous"] }
+    if flags.contains(.dangerous), !flags.contains(.admin) { names.append("@dangerous") }
+    names.append(flags.contains(.fast) ? "@fast" : "@slow")
+    if category == .connection { names.append("@connection") }
+    return names
+  }
+}
+
+/// Commands that belong together: rows first, then the functions that they name.
+protocol CommandFamily {
+  static var category: Command.Category { get }
+  static var commands: [Command] { get }
+}

@@ -1,0 +1,178 @@
+/// What a handler may touch: its request, its client, the keys it named, the reply.
+///
+/// The dispatcher holds the locks of those keys' shards for as long as the handler runs, so a
+/// handler is written as if there were one thread. It belongs to one loop.
+@safe struct CommandContext: ~Copyable {
+  // SAFETY: a dispatcher ends with its loop, before worker, store and server do.
+  private unowned(unsafe) let serverReference: Server
+  private unowned(unsafe) let workerReference: Worker
+  private unowned(unsafe) let store: Store
+  let hashing: SipHash
+
+  /// The command that runs, its arguments and who sent it.
+  fileprivate(set) var row: UnsafePointer<Command>
+  var request: Request
+  var client: Client
+  var connection: Connection
+  /// The time of all commands of one batch.
+  var now = Timestamp(milliseconds: 0)
+  /// Where the answer goes.
+  var reply = ReplyWriter()
+  fileprivate var hashes = KeyHashes()
+  private let statistics: Statistics
+
+  init(server: Server, worker: Worker, idle: Request, client: Client, connection: Connection) {
+    unsafe serverReference = server
+    unsafe workerReference = worker
+    unsafe store = server.store
+    hashing = server.store.hashing
+    unsafe row = CommandTable.shared.rows
+    request = idle
+    self.client = client
+    self.connection = connection
+    statistics = worker.statistics
+  }
+
+  var server: Server { unsafe serverReference }
+  var worker: Worker { unsafe workerReference }
+
+  var command: Command { unsafe row.pointee }
+
+  /// The settings as this loop knows them.
+  var settings: Settings { worker.settings }
+
+  // MARK: Keys
+
+  /// A key whose shard is locked.
+  @safe struct LockedKey {
+    let keyspace: KeyspaceReference
+    let bytes: Bytes
+    let hash: UInt64
+  }
+
+  /// The key that argument `index` names.
+  @inline(__always)
+  func key(_ index: Int) -> LockedKey {
+    let hash = hashes[index]
+    return LockedKey(
+      keyspace: unsafe store.shard(hash: hash).keyspace(client.database), bytes: request[index],
+      hash: hash)
+  }
+
+  /// The entry of the key that argument `index` names; nil when there is none.
+  @inline(__always)
+  func entry(_ index: Int) -> Entry? {
+    let key = key(index)
+    return key.keyspace.find(key.bytes, hash: key.hash, now: now)
+  }
+
+  /// The string that argument `index` is the key of; nil when there is none.
+  ///
+  /// - Throws: `wrongType` when the key holds something else.
+  @inline(__always)
+  func string(_ index: Int) throws(CommandError) -> Value? {
+    guard let entry = entry(index) else {
+      statistics.keyspaceMisses.add()
+      return nil
+    }
+    statistics.keyspaceHits.add()
+    return entry.value
+  }
+
+  /// Sets the key that argument `index` names.
+  @inline(__always)
+  func set(_ index: Int, to value: Bytes, deadline: Timestamp?) {
+    let key = key(index)
+    key.keyspace.set(
+      key.bytes, hash: key.hash, to: value, deadline: deadline, hashing: hashing)
+  }
+
+  /// Removes the key that argument `index` names; false when it was not there.
+  func remove(_ index: Int) -> Bool {
+    let key = key(index)
+    return key.keyspace.remove(key.bytes, hash: key.hash, now: now)
+  }
+
+  // MARK: Arguments
+
+  /// Argument `index` as a 64-bit integer.
+  func integer(_ index: Int) throws(CommandError) -> Int {
+    guard let number = request[index].integer else { throw .notAnInteger }
+    return number
+  }
+
+  // MARK: For the dispatcher
+
+  /// Prepares for a command. The hash is that of its first key.
+  @inline(__always)
+  mutating func begin(_ row: UnsafePointer<Command>, _ request: Request) {
+    unsafe self.row = row
+    self.request = request
+  }
+
+  @inline(__always)
+  mutating func setHash(_ hash: UInt64, of index: Int) {
+    hashes[index] = hash
+  }
+
+  /// Hashes all keys of the request, and returns the shards they are in.
+  mutating func hashKeys() -> ShardSet {
+    var shards = ShardSet()
+    hashes.reserve(request.count)
+    for index in unsafe row.pointee.keys.indices(count: request.count) {
+      let hash = hashing.hash(request[index])
+      hashes[index] = hash
+      shards.insert(hash: hash)
+    }
+    return shards
+  }
+}
+
+/// Hashes of a request's keys, by argument.
+///
+/// Invariant: `base` has room for `capacity` hashes.
+@safe private struct KeyHashes: ~Copyable {
+  private var base: UnsafeMutablePointer<UInt64>
+  private var capacity = 64
+  private static let keptCapacity = 8192
+
+  init() {
+    unsafe base = .allocate(capacity: capacity)
+    unsafe base.initialize(repeating: 0, count: capacity)
+  }
+
+  deinit { unsafe base.deallocate() }
+
+  /// Makes room for the keys of a request of `count` arguments.
+  mutating func reserve(_ count: Int) {
+    let wanted = max(64, count)
+    if wanted <= capacity, capacity <= Self.keptCapacity { return }
+    unsafe base.deallocate()
+    capacity = wanted
+    unsafe base = .allocate(capacity: capacity)
+    unsafe base.initialize(repeating: 0, count: capacity)
+  }
+
+  @inline(__always)
+  subscript(index: Int) -> UInt64 {
+    get {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: capacity), "no such argument")
+      return unsafe base[index]
+    }
+    set {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: capacity), "no such argument")
+      unsafe base[index] = newValue
+    }
+  }
+}
+
+extension ReplyWriter {
+  /// A stored string.
+  @inline(__always)
+  mutating func bulkString(_ value: Value) {
+    switch value {
+    case .bytes(let bytes): bulkString(bytes)
+    case .integer(let number): bulkString(number)
+    }
+  }
+}

@@ -1,0 +1,98 @@
+/// What a command can answer instead of a result.
+///
+/// The texts are those of Redis, on which clients match; each is written once, here.
+enum CommandError: Error {
+  case wrongType
+  case syntax
+  case notAnInteger
+  case databaseOutOfRange
+  case invalidExpireTime
+  case unknownCommand(name: [UInt8], arguments: [UInt8])
+  case unknownSubcommand(name: [UInt8], container: String)
+  case arity(command: String)
+  case notAuthenticated
+  case helloNotAuthenticated
+  case wrongPassword
+  case noPasswordSet
+  case unsupportedProtocol
+  case protocolNotAnInteger
+  case helloOption([UInt8])
+  case invalidClientName
+  case invalidLibraryField(String)
+  case invalidClientID
+  case clientIDNotPositive
+  case noSuchClient
+  case unknownClientType([UInt8])
+  case noSuchUser([UInt8])
+  case unrecognizedOption([UInt8])
+  case invalidCommand
+  case noKeys
+  case wrongArgumentsForCommand
+  case unknownSetting([UInt8])
+  case settingFailed(name: String, reason: String)
+  case noShutdown
+  case configFile(String)
+
+  /// The error's whole text, from its code on.
+  var message: [UInt8] {
+    switch self {
+    case .unknownCommand(let name, let arguments):
+      return "ERR unknown command '".utf8 + name + "', with args beginning with: ".utf8 + arguments
+    case .unknownSubcommand(let name, let container):
+      return "ERR unknown subcommand '".utf8 + name + "'. Try \(container.uppercased()) HELP.".utf8
+    case .helloOption(let option):
+      return "ERR Syntax error in HELLO option '".utf8 + option + "'".utf8
+    case .unknownClientType(let type):
+      return "ERR Unknown client type '".utf8 + type + "'".utf8
+    case .noSuchUser(let name):
+      return "ERR No such user '".utf8 + name + "'".utf8
+    case .unrecognizedOption(let option):
+      return "ERR Unrecognized option '".utf8 + option + "'".utf8
+    case .unknownSetting(let name):
+      return "ERR Unknown option or number of arguments for CONFIG SET - '".utf8 + name + "'".utf8
+    default:
+      return Array(text.utf8)
+    }
+  }
+
+  private var text: String {
+    switch self {
+    case .wrongType: "WRONGTYPE Operation against a key holding the wrong kind of value"
+    case .syntax: "ERR syntax error"
+    case .notAnInteger: "ERR value is not an integer or out of range"
+    case .databaseOutOfRange: "ERR DB index is out of range"
+    case .invalidExpireTime: "ERR invalid expire time in 'set' command"
+    case .arity(let command): "ERR wrong number of arguments for '\(command)' command"
+    case .notAuthenticated: "NOAUTH Authentication required."
+    case .helloNotAuthenticated:
+      "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH "
+        + "<user> <pass> option can be used to authenticate the client and select the RESP "
+        + "protocol version at the same time"
+    case .wrongPassword: "WRONGPASS invalid username-password pair or user is disabled."
+    case .noPasswordSet:
+      "ERR AUTH <password> called without any password configured for the default user. "
+        + "Are you sure your configuration is correct?"
+    case .unsupportedProtocol: "NOPROTO unsupported protocol version"
+    case .protocolNotAnInteger: "ERR Protocol version is not an integer or out of range"
+    case .invalidClientName:
+      "ERR Client names cannot contain spaces, newlines or special characters."
+    case .invalidLibraryField(let field):
+      "ERR \(field) cannot contain spaces, newlines or special characters."
+    case .invalidClientID: "ERR Invalid client ID"
+    case .clientIDNotPositive: "ERR client-id should be greater than 0"
+    case .noSuchClient: "ERR No such client"
+    case .invalidCommand: "ERR Invalid command specified"
+    case .noKeys: "ERR The command has no key arguments"
+    case .wrongArgumentsForCommand: "ERR Invalid number of arguments specified for command"
+    case .settingFailed(let name, let reason):
+      "ERR CONFIG SET failed (possibly related to argument '\(name)') - \(reason)"
+    case .noShutdown: "ERR No shutdown in progress."
+    case .configFile(let reason): "ERR \(reason)"
+    case .unknownCommand, .unknownSubcommand, .helloOption, .unknownClientType, .noSuchUser,
+      .unrecognizedOption, .unknownSetting:
+      preconditionFailure("has bytes of the client in it")
+    }
+  }
+}
+
+private func + (left: String.UTF8View, right: [UInt8]) -> [UInt8] { Array(left) + right }

@@ -1,0 +1,74 @@
+/// CONFIG: settings at run time.
+enum ConfigCommands: CommandFamily {
+  static let category = Command.Category.server
+
+  private static let flags: Command.Flags = [.admin, .noscript, .loading, .stale]
+
+  static let commands: [Command] = [
+    .container(
+      "CONFIG", summary: "A container for server configuration commands.", since: "2.0.0",
+      [
+        Command(
+          "CONFIG GET parameter [parameter ...]", arity: -3, flags: flags,
+          summary: "Returns the effective values of configuration parameters.",
+          complexity: "O(N) where N is the number of parameters.", since: "2.0.0", handler: get),
+        Command(
+          "CONFIG SET parameter value [parameter value ...]", arity: -4, flags: flags,
+          summary: "Sets configuration parameters in-flight.",
+          complexity: "O(N) where N is the number of parameters.", since: "2.0.0", handler: set),
+        .help("CONFIG", since: "5.0.0"),
+      ])
+  ]
+
+  private static func get(_ context: inout CommandContext) throws(CommandError) {
+    let request = context.request
+    let found = Setting.all.filter { setting in
+      Array(setting.name.utf8).withBytes { name in
+        (2..<request.count).contains {
+          GlobPattern.matches(request[$0], name, ignoringCase: true)
+        }
+      }
+    }
+    let settings = context.server.settings
+    context.reply.map(found.count)
+    for setting in found {
+      context.reply.bulkString(setting.name)
+      context.reply.bulkString(setting.text(in: settings))
+    }
+  }
+
+  /// All of the parameters are changed, or none is.
+  private static func set(_ context: inout CommandContext) throws(CommandError) {
+    let request = context.request
+    guard request.count % 2 == 0 else { throw .arity(command: context.command.name) }
+    var named: Set<String> = []
+    var changes: [(setting: Setting, value: String)] = []
+    for index in stride(from: 2, to: request.count, by: 2) {
+      guard let setting = Setting.named(request[index].text) else {
+        throw .unknownSetting(request[index].array)
+      }
+      guard setting.change == .anyTime else {
+        throw .settingFailed(name: setting.name, reason: "can't set immutable config")
+      }
+      guard named.insert(setting.name).inserted else {
+        throw .settingFailed(name: setting.name, reason: "duplicate parameter")
+      }
+      changes.append((setting, request[index + 1].text))
+    }
+    var failure: CommandError?
+    context.server.changeSettings { settings in
+      var new = settings
+      for change in changes {
+        do throws(SettingError) {
+          try change.setting.read(change.value, into: &new)
+        } catch {
+          failure = .settingFailed(name: change.setting.name, reason: error.description)
+          return
+        }
+      }
+      settings = new
+    }
+    if let failure { throw failure }
+    context.reply.ok()
+  }
+}

@@ -1,0 +1,414 @@
+/// What a loop does with bytes from a client: find requests, check them, run them, answer.
+///
+/// Requests are taken in batches of up to sixteen. Before the first of a batch runs, its keys are
+/// hashed and the processor is asked for the memory that all of them will need: shard, slot, entry.
+/// A key that is not in a cache costs a third of a microsecond when one waits for it, and next to
+/// nothing when fifteen others are on their way at the same time.
+///
+/// Belongs to one loop's thread.
+///
+/// Invariant: `batch` has room for `batchSize` items, of which those of the current batch are set.
+@safe struct Dispatcher: ~Copyable {
+  private var context: CommandContext
+  private var parser = RequestParser()
+  private let batch: UnsafeMutablePointer<Item>
+  private let table = CommandTable.shared
+  private let store: Store
+  private let statistics: Statistics
+
+  /// One request of a batch.
+  @safe private struct Item {
+    /// Nil for a name that no command has.
+    var command: UnsafePointer<Command>?
+    var firstArgument: Int
+    var argumentCount: Int
+    /// Of the first key, if the command has one.
+    var hash: UInt64
+    /// Where the request ends in the input.
+    var end: Int
+  }
+
+  private static let batchSize = 16
+  /// Output that is sent before further requests run.
+  private static let flushBytes = 64 * 1024
+  /// Output of one read event after which others get their turn.
+  private static let outputPerTurnBytes = 512 * 1024
+  /// Unsent output above which a client's requests wait.
+  private static let pauseBytes = 1 << 20
+  /// Memory that the output buffer keeps between events.
+  private static let keptOutputBytes = 256 * 1024
+
+  init(server: Server, worker: Worker) {
+    // Stands for a client until the first one says something.
+    let nobody = Client(
+      id: 0, workerIndex: worker.index, address: Socket.Address(text: ""),
+      localAddress: Socket.Address(text: ""), flags: [])
+    let idle = parser.request(in: .empty, firstArgument: 0, count: 0)
+    context = CommandContext(
+      server: server, worker: worker, idle: idle, client: nobody,
+      connection: unsafe Connection(base: nobody.pointer))
+    unsafe batch = .allocate(capacity: Self.batchSize)
+    store = server.store
+    statistics = worker.statistics
+  }
+
+  deinit {
+    unsafe batch.deallocate()
+  }
+
+  // MARK: Reading
+
+  private enum Ending {
+    /// There may be more complete requests.
+    case more
+    /// All complete requests have been taken.
+    case incomplete
+    case failed(ProtocolError)
+    case crossProtocol
+  }
+
+  /// Runs the requests in `input` and sends the answers.
+  ///
+  /// - Returns: Bytes that were used up; the rest comes again, with what arrives behind it.
+  mutating func process(_ connection: Connection, _ input: Bytes) -> Int {
+    guard let owner = unsafe connection.owner else { return input.count }
+    let client = unsafe Client(owner)
+    begin(connection, client)
+    defer { end(connection, client, input) }
+    var sentBytes = 0
+    var time = Clock.wallNanoseconds
+    while true {
+      context.now = Timestamp(milliseconds: time / 1_000_000)
+      let (count, ending, isInline) = parseBatch(input, client)
+      if count > 1 { prefetch(count, client.database) }
+      var executed = 0
+      while executed < count {
+        execute(unsafe batch[executed], isInline ? parser.inlineBytes.bytes : input, client)
+        executed &+= 1
+        if client.flags.contains(.closeAfterReply) {
+          account(executed, since: time)
+          return finish(connection, input)
+        }
+        if context.reply.output.count >= Self.flushBytes {
+          sentBytes += context.reply.output.count
+          guard mayGoOn(connection, client, sentBytes) else {
+            account(executed, since: time)
+            let end = unsafe batch[executed - 1].end
+            parser.rewind(to: end)
+            return end
+          }
+        }
+      }
+      if count > 0 { time = account(count, since: time) }
+      switch ending {
+      case .more: continue
+      case .incomplete: return incomplete(connection, client, input)
+      case .failed(let error): return fail(connection, input, error)
+      case .crossProtocol:
+        context.server.log.warning(
+          "closing client \(client.id) at \(client.address.text): it speaks HTTP, possibly an attack from a web page"
+        )
+        context.reply.output.truncate(to: 0)
+        connection.close()
+        return input.count
+      }
+    }
+  }
+
+  private mutating func begin(_ connection: Connection, _ client: Client) {
+    context.client = client
+    context.connection = connection
+    context.reply.protocolVersion = client.protocolVersion
+    client.lastActive = connection.loopMilliseconds
+    if let partial = unsafe client.partialRequest { unsafe swap(&parser, &partial.pointee) }
+    parser.limits.isAuthenticated = !client.flags.contains(.mustAuthenticate)
+    parser.limits.bulkLengthMax = context.worker.settings.bulkLengthMaxBytes
+  }
+
+  /// Sends what was written, and puts away what belongs to this client alone.
+  private mutating func end(_ connection: Connection, _ client: Client, _ input: Bytes) {
+    connection.send(&context.reply.output)
+    context.reply.output.clear(keeping: Self.keptOutputBytes)
+    client.outputBytes = connection.pendingOutputBytes
+    parser.dropConsumed()
+    if let partial = unsafe client.partialRequest {
+      unsafe swap(&parser, &partial.pointee)
+      if unsafe !partial.pointee.isWithinRequest {
+        unsafe partial.deinitialize(count: 1)
+        unsafe partial.deallocate()
+        unsafe client.partialRequest = nil
+      }
+    } else if parser.isWithinRequest {
+      let partial = UnsafeMutablePointer<RequestParser>.allocate(capacity: 1)
+      unsafe partial.initialize(to: RequestParser())
+      unsafe swap(&parser, &partial.pointee)
+      unsafe client.partialRequest = partial
+    }
+  }
+
+  /// Everything complete has been answered; the beginning of another request may be left.
+  private mutating func incomplete(
+    _ connection: Connection, _ client: Client, _ input: Bytes
+  ) -> Int {
+    let used = parser.consumed
+    let rest = input.count - used
+    client.inputBytes = rest
+    if rest > context.worker.settings.queryBufferMaxBytes {
+      statistics.queryBufferLimitDisconnections.add()
+      context.server.log.warning(
+        "closing client \(client.id) at \(client.address.text): a request of more than \(rest) bytes")
+      connection.close()
+    }
+    return used
+  }
+
+  /// Sends what has been answered so far.
+  ///
+  /// - Returns: Whether more requests of this client may run now.
+  private mutating func mayGoOn(
+    _ connection: Connection, _ client: Client, _ sentBytes: Int
+  ) -> Bool {
+    connection.send(&context.reply.output)
+    let pending = connection.pendingOutputBytes
+    let hardLimit = context.worker.settings.outputLimit.hardBytes
+    if hardLimit > 0, pending > hardLimit {
+      context.worker.closeForOutput(connection, client, pending)
+      return false
+    }
+    if connection.isClosing { return false }
+    if pending >= Self.pauseBytes {
+      connection.pause()
+      return false
+    }
+    if sentBytes >= Self.outputPerTurnBytes {
+      connection.yield()
+      return false
+    }
+    return true
+  }
+
+  private mutating func finish(_ connection: Connection, _ input: Bytes) -> Int {
+    connection.send(&context.reply.output)
+    parser.rewind(to: input.count)
+    connection.finish()
+    return input.count
+  }
+
+  private mutating func fail(
+    _ connection: Connection, _ input: Bytes, _ error: ProtocolError
+  ) -> Int {
+    statistics.errorReplies.add()
+    context.server.log.verbose(
+      "protocol error of client \(context.client.id) at \(context.client.address.text): \(error.text)")
+    context.reply.error(error.message)
+    return finish(connection, input)
+  }
+
+  /// Takes up to a batch of requests from the input.
+  @inline(__always)
+  private mutating func parseBatch(
+    _ input: Bytes, _ client: Client
+  ) -> (count: Int, ending: Ending, isInline: Bool) {
+    parser.startBatch()
+    // A request may be what authenticates the client, and so decides how the next one is read.
+    let limit = parser.limits.isAuthenticated ? Self.batchSize : 1
+    var count = 0
+    while count < limit {
+      switch parser.next(input) {
+      case .request:
+        add(count, input)
+        count &+= 1
+      case .inlineRequest:
+        // Inline arguments lie in a buffer that the next one would overwrite.
+        if count > 0 {
+          parser.rewind(to: unsafe batch[count &- 1].end)
+        } else {
+          add(0, parser.inlineBytes.bytes)
+          return (1, .more, true)
+        }
+        return (count, .more, false)
+      case .incomplete: return (count, .incomplete, false)
+      case .failed(let error): return (count, .failed(error), false)
+      case .crossProtocol: return (count, .crossProtocol, false)
+      }
+    }
+    return (count, .more, false)
+  }
+
+  @inline(__always)
+  private mutating func add(_ index: Int, _ bytes: Bytes) {
+    let first = parser.requestStart
+    let request = parser.request(
+      in: bytes, firstArgument: first, count: parser.arguments.count &- first)
+    let command = unsafe table.find(request[0])
+    var hash: UInt64 = 0
+    if let command = unsafe command {
+      let key = unsafe command.pointee.keys.first
+      if key != 0, key < request.count { hash = context.hashing.hash(request[key]) }
+    }
+    unsafe batch[index] = Item(
+      command: command, firstArgument: first, argumentCount: request.count, hash: hash,
+      end: parser.position)
+  }
+
+  /// Asks for the memory of all requests of the batch, in three rounds that build on each other.
+  ///
+  /// The table is read under its lock, as everywhere; it is released again at once.
+  @inline(__always)
+  private func prefetch(_ count: Int, _ database: Int) {
+    for index in 0..<count {
+      unsafe store.shard(hash: batch[index].hash).prefetch()
+    }
+    for index in 0..<count {
+      let hash = unsafe batch[index].hash
+      if hash == 0 { continue }
+      let shard = store.shard(hash: hash)
+      shard.withLock { shard.keyspace(database).prefetchSlot(hash: hash) }
+    }
+    for index in 0..<count {
+      let hash = unsafe batch[index].hash
+      if hash == 0 { continue }
+      let shard = store.shard(hash: hash)
+      shard.withLock { shard.keyspace(database).prefetchEntry(hash: hash) }
+    }
+  }
+
+  /// Counts `count` commands and the time they took, shared evenly among them.
+  ///
+  /// - Returns: The time now.
+  @discardableResult
+  @inline(__always)
+  private func account(_ count: Int, since start: Int) -> Int {
+    let now = Clock.wallNanoseconds
+    let each = max(0, now &- start) / count
+    for index in 0..<count {
+      guard let command = unsafe batch[index].command else { continue }
+      statistics.withCommand(unsafe command.pointee.index) { $0.nanoseconds.add(each) }
+    }
+    statistics.commandsProcessed.add(count)
+    return now
+  }
+
+  // MARK: The gate
+
+  /// Checks one request in the order in which a client notices, and runs it.
+  @inline(__always)
+  private mutating func execute(_ item: Item, _ bytes: Bytes, _ client: Client) {
+    let request = parser.request(
+      in: bytes, firstArgument: item.firstArgument, count: item.argumentCount)
+    let flags = client.flags
+    let start = context.reply.output.count
+    if let command = unsafe item.command, unsafe !command.pointee.isContainer,
+      unsafe command.pointee.accepts(argumentCount: request.count), flags.isEmpty
+    {
+      unsafe run(command, request, item.hash)
+    } else {
+      executeCarefully(item, request, client)
+    }
+    if !flags.isEmpty || !client.flags.isEmpty { dropSuppressedReply(start, client, flags) }
+  }
+
+  /// The same for what is not quite usual.
+  @inline(never)
+  private mutating func executeCarefully(_ item: Item, _ request: Request, _ client: Client) {
+    do throws(CommandError) {
+      let command = try unsafe resolve(item.command, request)
+      do throws(CommandError) {
+        guard unsafe command.pointee.accepts(argumentCount: request.count) else {
+          let name = unsafe command.pointee.name
+          throw .arity(command: name)
+        }
+        if client.flags.contains(.mustAuthenticate),
+          unsafe !command.pointee.flags.contains(.noAuth)
+        {
+          throw .notAuthenticated
+        }
+      } catch {
+        statistics.withCommand(unsafe command.pointee.index) { $0.rejected.add() }
+        throw error
+      }
+      unsafe run(command, request, item.hash)
+    } catch {
+      answer(error)
+    }
+  }
+
+  /// The row of a request: the command's, or that of its subcommand.
+  private func resolve(
+    _ command: UnsafePointer<Command>?, _ request: Request
+  ) throws(CommandError) -> UnsafePointer<Command> {
+    guard let command = unsafe command else {
+      throw .unknownCommand(
+        name: request[0].prefix(Self.unknownTextBytes).array, arguments: quoted(request))
+    }
+    if unsafe !command.pointee.isContainer || request.count < 2 { return unsafe command }
+    guard let subcommand = unsafe table.find(request[1], in: command) else {
+      let container = unsafe command.pointee.name
+      throw .unknownSubcommand(
+        name: request[1].prefix(Self.unknownTextBytes).array, container: container)
+    }
+    return unsafe subcommand
+  }
+
+  private static let unknownTextBytes = 128
+
+  /// The arguments as the error for an unknown command shows them.
+  private func quoted(_ request: Request) -> [UInt8] {
+    var text: [UInt8] = []
+    for index in 1..<max(1, request.count) where text.count < Self.unknownTextBytes {
+      let room = Self.unknownTextBytes - text.count
+      text += [UInt8(ascii: "'")] + request[index].prefix(room).array
+      text += [UInt8(ascii: "'"), UInt8(ascii: " ")]
+    }
+    return text
+  }
+
+  /// Runs a command under the locks of its keys.
+  @inline(__always)
+  private mutating func run(_ command: UnsafePointer<Command>, _ request: Request, _ hash: UInt64) {
+    unsafe context.begin(command, request)
+    context.client.lastCommand = unsafe command.pointee.index
+    statistics.withCommand(unsafe command.pointee.index) { $0.calls.add() }
+    let keys = unsafe command.pointee.keys
+    do throws(CommandError) {
+      if keys.first == 0 {
+        try unsafe command.pointee.handler(&context)
+      } else if keys.isOne(count: request.count) {
+        context.setHash(hash, of: keys.first)
+        let shard = store.shard(hash: hash)
+        shard.lock()
+        defer { shard.unlock() }
+        try unsafe command.pointee.handler(&context)
+      } else {
+        let shards = context.hashKeys()
+        shards.lock(in: store)
+        defer { shards.unlock(in: store) }
+        try unsafe command.pointee.handler(&context)
+      }
+    } catch {
+      statistics.withCommand(unsafe command.pointee.index) { $0.failed.add() }
+      answer(error)
+    }
+  }
+
+  @inline(never)
+  private mutating func answer(_ error: CommandError) {
+    statistics.errorReplies.add()
+    context.reply.error(error.message)
+  }
+
+  /// Takes back the reply of a client that wants none: CLIENT REPLY OFF and SKIP.
+  ///
+  /// - Parameter before: The client's flags before the command.
+  @inline(never)
+  private mutating func dropSuppressedReply(_ start: Int, _ client: Client, _ before: ClientFlags) {
+    if client.flags.contains(.replyOff) || before.contains(.skipReply) {
+      context.reply.output.truncate(to: start)
+    }
+    client.flags.remove(.skipReply)
+    if client.flags.contains(.skipNextReply) {
+      client.flags.remove(.skipNextReply)
+      client.flags.insert(.skipReply)
+    }
+  }
+}

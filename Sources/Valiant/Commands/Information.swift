@@ -1,0 +1,209 @@
+/// The text of INFO: `# Section` lines with `name:value` lines below.
+struct Information {
+  let server: Server
+  let asker: Worker
+
+  private typealias Field = (name: String, value: String)
+
+  private struct Section: Sendable {
+    let name: String
+    /// Part of INFO without arguments.
+    let isDefault: Bool
+    let fields: @Sendable (Information) -> [Field]
+  }
+
+  private static let sections: [Section] = [
+    Section(name: "Server", isDefault: true) { $0.serverFields },
+    Section(name: "Clients", isDefault: true) { $0.clientFields },
+    Section(name: "Memory", isDefault: true) { $0.memoryFields },
+    Section(name: "Persistence", isDefault: true) { $0.persistenceFields },
+    Section(name: "Stats", isDefault: true) { $0.statisticsFields },
+    Section(name: "Replication", isDefault: true) { $0.replicationFields },
+    Section(name: "CPU", isDefault: true) { $0.processorFields },
+    Section(name: "Threads", isDefault: true) { $0.threadFields },
+    Section(name: "Commandstats", isDefault: false) { $0.commandFields },
+    Section(name: "Cluster", isDefault: true) { _ in [("cluster_enabled", "0")] },
+    Section(name: "Keyspace", isDefault: true) { $0.keyspaceFields },
+  ]
+
+  /// - Parameter sections: Names in lower case; none for the default ones.
+  func text(sections asked: [String]) -> String {
+    let wantsAll = asked.contains("all") || asked.contains("everything")
+    let wantsDefault = asked.isEmpty || asked.contains("default")
+    let chosen = Self.sections.filter { section in
+      wantsAll || (wantsDefault && section.isDefault) || asked.contains(section.name.lowercased())
+    }
+    return chosen.map { section in
+      let lines = section.fields(self).map { "\($0.name):\($0.value)\r\n" }
+      return "# \(section.name)\r\n" + lines.joined()
+    }.joined(separator: "\r\n")
+  }
+
+  private func sum(_ counter: (Statistics) -> Int) -> Int {
+    Statistics.sum(server.statistics, counter)
+  }
+
+  private var serverFields: [Field] {
+    let uptime = server.uptimeMilliseconds / 1000
+    return [
+      ("redis_version", Version.redis),
+      ("valiant_version", Version.valiant),
+      ("redis_mode", "standalone"),
+      ("os", ProcessUsage.systemName),
+      ("arch_bits", "64"),
+      ("multiplexing_api", "epoll"),
+      ("process_id", "\(ProcessUsage.identifier)"),
+      ("run_id", server.runIdentifier),
+      ("tcp_port", "\(server.port ?? 0)"),
+      ("server_time_usec", "\(Clock.wallMicroseconds)"),
+      ("uptime_in_seconds", "\(uptime)"),
+      ("uptime_in_days", "\(uptime / 86400)"),
+      ("hz", "10"),
+      ("configured_hz", "10"),
+      ("executable", ProcessUsage.executable),
+      ("config_file", server.configurationFile),
+      ("io_threads_active", "0"),
+    ]
+  }
+
+  private var clientFields: [Field] {
+    var input = 0
+    var output = 0
+    server.clients.forEach {
+      input = max(input, $0.client.inputBytes)
+      output = max(output, $0.client.outputBytes)
+    }
+    return [
+      ("connected_clients", "\(server.clients.count)"),
+      ("cluster_connections", "0"),
+      ("maxclients", "\(server.settings.maxClients)"),
+      ("client_recent_max_input_buffer", "\(input)"),
+      ("client_recent_max_output_buffer", "\(output)"),
+      ("blocked_clients", "0"),
+      ("tracking_clients", "0"),
+      ("clients_in_timeout_table", "0"),
+    ]
+  }
+
+  private var memoryFields: [Field] {
+    let used = server.store.allocatedBytes
+    let resident = ProcessUsage.residentBytes
+    return [
+      ("used_memory", "\(used)"),
+      ("used_memory_human", Self.humanBytes(used)),
+      ("used_memory_rss", "\(resident)"),
+      ("used_memory_rss_human", Self.humanBytes(resident)),
+      ("used_memory_dataset", "\(used)"),
+      ("total_system_memory", "\(ProcessUsage.systemBytes)"),
+      ("total_system_memory_human", Self.humanBytes(ProcessUsage.systemBytes)),
+      ("maxmemory", "0"),
+      ("maxmemory_human", "0B"),
+      ("maxmemory_policy", "noeviction"),
+      ("mem_allocator", "libc"),
+    ]
+  }
+
+  /// `1.50M`, as Redis writes it.
+  static func humanBytes(_ bytes: Int) -> String {
+    let units: [(Int, String)] = [(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")]
+    guard let (size, name) = units.first(where: { bytes >= $0.0 }) else { return "\(bytes)B" }
+    return "\(decimal(bytes * 100 / size, places: 2))\(name)"
+  }
+
+  /// A whole number of parts as a decimal: 150 with two places is `1.50`.
+  static func decimal(_ parts: Int, places: Int) -> String {
+    let scale = (0..<places).reduce(1) { power, _ in power * 10 }
+    let fraction = String(parts % scale)
+    return "\(parts / scale).\(String(repeating: "0", count: places - fraction.count))\(fraction)"
+  }
+
+  private var persistenceFields: [Field] {
+    [
+      ("loading", "0"),
+      ("rdb_bgsave_in_progress", "0"),
+      ("aof_enabled", "0"),
+      ("aof_rewrite_in_progress", "0"),
+    ]
+  }
+
+  private var statisticsFields: [Field] {
+    let expired = (0..<Store.databaseCount).reduce(0) {
+      $0 + server.store.census(database: $1).expired
+    }
+    return [
+      ("total_connections_received", "\(sum { $0.connectionsReceived.value })"),
+      ("total_commands_processed", "\(sum { $0.commandsProcessed.value })"),
+      ("instantaneous_ops_per_sec", "\(server.operationsPerSecond)"),
+      ("total_net_input_bytes", "\(sum { $0.inputBytes.value })"),
+      ("total_net_output_bytes", "\(sum { $0.outputBytes.value })"),
+      ("rejected_connections", "\(sum { $0.connectionsRejected.value })"),
+      ("expired_keys", "\(expired)"),
+      ("evicted_keys", "0"),
+      ("evicted_clients", "0"),
+      ("keyspace_hits", "\(sum { $0.keyspaceHits.value })"),
+      ("keyspace_misses", "\(sum { $0.keyspaceMisses.value })"),
+      ("pubsub_channels", "0"),
+      ("pubsub_patterns", "0"),
+      ("total_error_replies", "\(sum { $0.errorReplies.value })"),
+      (
+        "client_query_buffer_limit_disconnections",
+        "\(sum { $0.queryBufferLimitDisconnections.value })"
+      ),
+      (
+        "client_output_buffer_limit_disconnections",
+        "\(sum { $0.outputLimitDisconnections.value })"
+      ),
+    ]
+  }
+
+  private var replicationFields: [Field] {
+    [("role", "master"), ("connected_slaves", "0")]
+  }
+
+  private var processorFields: [Field] {
+    let usage = ProcessUsage.processorMicroseconds
+    return [
+      ("used_cpu_sys", Self.decimal(usage.system, places: 6)),
+      ("used_cpu_user", Self.decimal(usage.user, places: 6)),
+    ]
+  }
+
+  /// What each loop carries; Redis has no such section.
+  private var threadFields: [Field] {
+    let workers = server.workers
+    return [("threads", "\(workers.count)")]
+      + zip(workers, server.connectionLoads).map { worker, connections in
+        (
+          "thread_\(worker.index)",
+          "connections=\(connections),commands=\(worker.statistics.commandsProcessed.value)"
+        )
+      }
+  }
+
+  private var commandFields: [Field] {
+    let all = server.statistics
+    return (0..<CommandTable.shared.count).compactMap { index in
+      func total(_ counter: (borrowing Statistics.CommandCounters) -> Int) -> Int {
+        all.reduce(0) { $0 + $1.withCommand(index, counter) }
+      }
+      let calls = total { $0.calls.value }
+      let rejected = total { $0.rejected.value }
+      let failed = total { $0.failed.value }
+      if calls + rejected == 0 { return nil }
+      let microseconds = total { $0.nanoseconds.value } / 1000
+      let perCall = calls == 0 ? 0 : microseconds * 100 / calls
+      return (
+        "cmdstat_\(CommandTable.shared[index].name)",
+        "calls=\(calls),usec=\(microseconds),usec_per_call=\(Self.decimal(perCall, places: 2)),rejected_calls=\(rejected),failed_calls=\(failed)"
+      )
+    }
+  }
+
+  private var keyspaceFields: [Field] {
+    (0..<Store.databaseCount).compactMap { database in
+      let census = server.store.census(database: database)
+      guard census.keys > 0 else { return nil }
+      return ("db\(database)", "keys=\(census.keys),expires=\(census.expiring),avg_ttl=0")
+    }
+  }
+}

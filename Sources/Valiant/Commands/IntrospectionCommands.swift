@@ -1,0 +1,184 @@
+/// COMMAND: what the server can do, for clients and interactive tools.
+enum IntrospectionCommands: CommandFamily {
+  static let category = Command.Category.server
+
+  private static let flags: Command.Flags = [.loading, .stale]
+
+  static let commands: [Command] = [
+    Command(
+      "COMMAND", arity: -1, flags: flags,
+      summary: "Returns detailed information about all commands.",
+      complexity: "O(N) where N is the number of commands.", since: "2.8.13",
+      subcommands: [
+        Command(
+          "COMMAND COUNT", arity: 2, flags: flags, summary: "Returns a count of commands.",
+          since: "2.8.13",
+          handler: { context throws(CommandError) in
+            context.reply.integer(CommandTable.shared.topLevel.count)
+          }),
+        Command(
+          "COMMAND INFO [command-name [command-name ...]]", arity: -2, flags: flags,
+          summary: "Returns information about one, multiple or all commands.",
+          complexity: "O(N) where N is the number of commands to look up.", since: "2.8.13",
+          handler: info),
+        Command(
+          "COMMAND DOCS [command-name [command-name ...]]", arity: -2, flags: flags,
+          summary: "Returns documentary information about one, multiple or all commands.",
+          complexity: "O(N) where N is the number of commands to look up.", since: "7.0.0",
+          handler: docs),
+        Command(
+          "COMMAND LIST [FILTERBY <MODULE module-name|ACLCAT category|PATTERN pattern>]",
+          arity: -2, flags: flags, summary: "Returns a list of command names.",
+          complexity: "O(N) where N is the number of commands.", since: "7.0.0", handler: list),
+        Command(
+          "COMMAND GETKEYS command [arg [arg ...]]", arity: -3, flags: flags,
+          summary: "Extracts the key names from an arbitrary command.",
+          complexity: "O(N) where N is the number of arguments to the command.", since: "2.8.13",
+          handler: getKeys),
+        .help("COMMAND", since: "5.0.0"),
+      ],
+      handler: { context throws(CommandError) in
+        let all = CommandTable.shared.topLevel
+        context.reply.array(all.count)
+        for command in all { write(command, to: &context.reply) }
+      })
+  ]
+
+  /// The row that a name such as `get` or `client|id` names.
+  private static func find(_ name: Bytes) -> Command? {
+    let table = CommandTable.shared
+    for index in 0..<table.count where name.equalsIgnoringCase(table[index].name) {
+      return table[index]
+    }
+    return nil
+  }
+
+  private static func info(_ context: inout CommandContext) throws(CommandError) {
+    let request = context.request
+    if request.count == 2 {
+      let all = CommandTable.shared.topLevel
+      context.reply.array(all.count)
+      for command in all { write(command, to: &context.reply) }
+      return
+    }
+    context.reply.array(request.count - 2)
+    for index in 2..<request.count {
+      if let command = find(request[index]) {
+        write(command, to: &context.reply)
+      } else {
+        context.reply.nullArray()
+      }
+    }
+  }
+
+  private static func docs(_ context: inout CommandContext) throws(CommandError) {
+    let request = context.request
+    var chosen: [Command] = []
+    if request.count == 2 {
+      chosen = CommandTable.shared.topLevel
+    } else {
+      for index in 2..<request.count {
+        if let command = find(request[index]) { chosen.append(command) }
+      }
+    }
+    context.reply.map(chosen.count)
+    for command in chosen {
+      context.reply.bulkString(command.name)
+      CommandDocs.write(command, to: &context.reply)
+    }
+  }
+
+  private static func list(_ context: inout CommandContext) throws(CommandError) {
+    let request = context.request
+    var names = CommandTable.shared.topLevel
+    if request.count > 2 {
+      guard request.count == 5, request[2].equalsIgnoringCase("FILTERBY") else { throw .syntax }
+      let value = request[4]
+      if request[3].equalsIgnoringCase("MODULE") {
+        names = []
+      } else if request[3].equalsIgnoringCase("ACLCAT") {
+        let category = "@" + value.text.lowercased()
+        names = names.filter { $0.aclCategories.contains(category) }
+      } else if request[3].equalsIgnoringCase("PATTERN") {
+        names = names.filter { command in
+          Array(command.name.utf8).withBytes {
+            GlobPattern.matches(value, $0, ignoringCase: true)
+          }
+        }
+      } else {
+        throw .syntax
+      }
+    }
+    context.reply.array(names.count)
+    for command in names { context.reply.bulkString(command.name) }
+  }
+
+  private static func getKeys(_ context: inout CommandContext) throws(CommandError) {
+    let asked = context.request.dropFirst(2)
+    let table = CommandTable.shared
+    guard var row = unsafe table.find(asked[0]) else { throw .invalidCommand }
+    if asked.count > 1, unsafe !row.pointee.subcommands.isEmpty {
+      guard let subcommand = unsafe table.find(asked[1], in: row) else { throw .invalidCommand }
+      unsafe row = subcommand
+    }
+    let command = unsafe row.pointee
+    guard command.keys.first > 0 else { throw .noKeys }
+    guard command.accepts(argumentCount: asked.count) else { throw .wrongArgumentsForCommand }
+    let keys = Array(command.keys.indices(count: asked.count))
+    context.reply.array(keys.count)
+    for index in keys { context.reply.bulkString(asked[index]) }
+  }
+
+  /// The ten fields of COMMAND INFO.
+  private static func write(_ command: Command, to reply: inout ReplyWriter) {
+    reply.array(10)
+    reply.bulkString(command.name)
+    reply.integer(command.arity)
+    let flags = Command.Flags.names.filter { command.flags.contains($0.0) }
+    reply.set(flags.count)
+    for flag in flags { reply.status(flag.1) }
+    reply.integer(command.keys.first)
+    reply.integer(command.keys.last)
+    reply.integer(command.keys.step)
+    let categories = command.aclCategories
+    reply.set(categories.count)
+    for category in categories { reply.status(category) }
+    reply.array(0)  // tips
+    writeKeySpecification(command.keys, to: &reply)
+    reply.array(command.subcommands.count)
+    for subcommand in command.subcommands {
+      write(subcommand.placed(in: command.category, at: subcommand.index), to: &reply)
+    }
+  }
+
+  private static func writeKeySpecification(
+    _ keys: Command.KeyPositions, to reply: inout ReplyWriter
+  ) {
+    guard keys.first > 0 else { return reply.array(0) }
+    reply.array(1)
+    reply.map(3)
+    reply.bulkString("flags")
+    reply.set(keys.access.count)
+    for access in keys.access { reply.status(access) }
+    reply.bulkString("begin_search")
+    reply.map(2)
+    reply.bulkString("type")
+    reply.bulkString("index")
+    reply.bulkString("spec")
+    reply.map(1)
+    reply.bulkString("index")
+    reply.integer(keys.first)
+    reply.bulkString("find_keys")
+    reply.map(2)
+    reply.bulkString("type")
+    reply.bulkString("range")
+    reply.bulkString("spec")
+    reply.map(3)
+    reply.bulkString("lastkey")
+    reply.integer(keys.last < 0 ? keys.last : keys.last - keys.first)
+    reply.bulkString("keystep")
+    reply.integer(keys.step)
+    reply.bulkString("limit")
+    reply.integer(0)
+  }
+}

@@ -1,0 +1,98 @@
+/// Commands about the server and its databases as a whole.
+enum ServerCommands: CommandFamily {
+  static let category = Command.Category.server
+  static let commands: [Command] = [
+    Command(
+      "DBSIZE", arity: 1, flags: [.readonly, .fast],
+      summary: "Returns the number of keys in the database.", handler: databaseSize),
+    Command(
+      "FLUSHDB [ASYNC|SYNC]", arity: -1, flags: [.write, .dangerous],
+      summary: "Removes all keys from the current database.",
+      complexity: "O(N) where N is the number of keys in the selected database.",
+      handler: { context throws(CommandError) in
+        let database = context.client.database
+        try flush(database...database, &context)
+      }),
+    Command(
+      "FLUSHALL [ASYNC|SYNC]", arity: -1, flags: [.write, .dangerous],
+      summary: "Removes all keys from all databases.",
+      complexity: "O(N) where N is the total number of keys in all databases.",
+      handler: { context throws(CommandError) in
+        try flush(0...Store.databaseCount - 1, &context)
+      }),
+    Command(
+      "INFO [section [section ...]]", arity: -1, flags: [.loading, .stale, .dangerous],
+      summary: "Returns information and statistics about the server.", handler: info),
+    Command(
+      "TIME", arity: 1, flags: [.loading, .stale, .fast],
+      summary: "Returns the server time.", since: "2.6.0", handler: time),
+    Command(
+      "SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE] [ABORT]", arity: -1,
+      flags: [.admin, .noscript, .loading, .stale, .noMulti, .allowBusy],
+      summary: "Shuts down the server.", handler: shutdown),
+  ]
+
+  private static func databaseSize(_ context: inout CommandContext) throws(CommandError) {
+    context.reply.integer(context.server.store.count(database: context.client.database))
+  }
+
+  private static func flush(
+    _ databases: ClosedRange<Int>, _ context: inout CommandContext
+  ) throws(CommandError) {
+    let request = context.request
+    var isSync = false
+    if request.count > 1 {
+      isSync = request[1].equalsIgnoringCase("SYNC")
+      guard request.count == 2, isSync || request[1].equalsIgnoringCase("ASYNC") else {
+        throw .syntax
+      }
+    }
+    let removed = context.server.store.takeAll(databases: databases)
+    // The keys are gone for everybody; only their memory is freed elsewhere, unless asked for here.
+    if !isSync { Background.run { _ = removed } }
+    context.reply.ok()
+  }
+
+  private static func time(_ context: inout CommandContext) throws(CommandError) {
+    let microseconds = Clock.wallMicroseconds
+    context.reply.array(2)
+    context.reply.bulkString(microseconds / 1_000_000)
+    context.reply.bulkString(microseconds % 1_000_000)
+  }
+
+  private static func info(_ context: inout CommandContext) throws(CommandError) {
+    var names: [String] = []
+    for index in 1..<max(1, context.request.count) {
+      names.append(context.request[index].text.lowercased())
+    }
+    context.reply.verbatim(
+      Information(server: context.server, asker: context.worker).text(sections: names))
+  }
+
+  /// There is nothing to save yet, so all ways of shutting down are one.
+  private static func shutdown(_ context: inout CommandContext) throws(CommandError) {
+    var aborts = false
+    var saves = false
+    var skips = false
+    var others = false
+    for index in 1..<max(1, context.request.count) {
+      let option = context.request[index]
+      if option.equalsIgnoringCase("ABORT") {
+        aborts = true
+      } else if option.equalsIgnoringCase("SAVE") {
+        saves = true
+      } else if option.equalsIgnoringCase("NOSAVE") {
+        skips = true
+      } else if option.equalsIgnoringCase("NOW") || option.equalsIgnoringCase("FORCE") {
+        others = true
+      } else {
+        throw .syntax
+      }
+    }
+    if (aborts && (saves || skips || others)) || (saves && skips) { throw .syntax }
+    if aborts { throw .noShutdown }
+    context.server.log.notice("shutting down: asked to by client \(context.client.id)")
+    context.client.flags.insert([.closeAfterReply, .replyOff])
+    context.server.requestStop()
+  }
+}

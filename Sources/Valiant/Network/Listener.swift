@@ -1,0 +1,85 @@
+import CLibUV
+import Glibc
+
+/// Accepts the connections of one listening socket.
+///
+/// libuv says when there is one; accepting itself is a plain system call, so that the descriptor
+/// can go to any loop, and so that running out of descriptors is in our hands: libuv would accept
+/// and drop the connections that wait, here they stay in the kernel's queue until there is room.
+///
+/// Belongs to its loop's thread.
+final class Listener {
+  let socket: Socket.Listening
+  private let handle: LoopHandle
+  private let onAccept: (Int32) -> Void
+  private let onTrouble: (NetworkError) -> Void
+  private var retry: Timer?
+  private var isClosed = false
+
+  /// Connections that are accepted in one turn before others get theirs.
+  private static let acceptsPerTurn = 1000
+  /// How long to wait when descriptors or memory have run out.
+  private static let retryMilliseconds = 100
+
+  /// - Parameters:
+  ///   - onAccept: Gets the descriptor of each new connection, non-blocking, and owns it.
+  ///   - onTrouble: Is told, once each time, why accepting has to wait.
+  init(
+    _ socket: Socket.Listening, on loop: EventLoop,
+    onTrouble: @escaping (NetworkError) -> Void, onAccept: @escaping (Int32) -> Void
+  ) {
+    self.socket = socket
+    self.onAccept = onAccept
+    self.onTrouble = onTrouble
+    unsafe handle = LoopHandle(UV_POLL, action: {}) { memory in
+      unsafe uv_poll_init(
+        loop.pointer, memory.assumingMemoryBound(to: uv_poll_t.self), socket.descriptor)
+    }
+    handle.action = { [unowned self, unowned loop] in self.acceptAll(on: loop) }
+    poll()
+  }
+
+  private func poll() {
+    unsafe uv_poll_start(handle.pointer(as: uv_poll_t.self), Int32(UV_READABLE.rawValue)) { poll, _, _ in
+      unsafe LoopHandle.of(poll).action()
+    }
+  }
+
+  private func acceptAll(on loop: EventLoop) {
+    for _ in 0..<Self.acceptsPerTurn {
+      let descriptor = Socket.accept(socket.descriptor)
+      if descriptor >= 0 {
+        onAccept(descriptor)
+        continue
+      }
+      switch -descriptor {
+      case EINTR, ECONNABORTED: continue
+      case EAGAIN: return
+      default: return wait(on: loop, code: -descriptor)
+      }
+    }
+  }
+
+  /// Stops looking for a while: the socket stays readable, and the loop would spin.
+  private func wait(on loop: EventLoop, code: Int32) {
+    onTrouble(NetworkError(attempt: "accept a connection on \(socket.address)", code: code))
+    unsafe uv_poll_stop(handle.pointer(as: uv_poll_t.self))
+    retry = Timer(on: loop, every: Self.retryMilliseconds) { [unowned self] in
+      self.retry?.close()
+      self.retry = nil
+      if !self.isClosed { self.poll() }
+    }
+  }
+
+  /// Accepts what is already waiting, then accepts no more.
+  func close(on loop: EventLoop) {
+    if isClosed { return }
+    acceptAll(on: loop)
+    isClosed = true
+    retry?.close()
+    retry = nil
+    handle.close()
+    Glibc.close(socket.descriptor)
+    if socket.isUnix, !socket.isInherited { unsafe unlink(socket.address) }
+  }
+}

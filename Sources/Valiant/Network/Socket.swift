@@ -1,0 +1,215 @@
+import CLibUV
+import Glibc
+
+/// Listening sockets and addresses: what has to be settled before libuv takes over.
+enum Socket {
+  /// A socket that listens.
+  struct Listening: Sendable, Equatable {
+    var descriptor: Int32
+    /// Where it can be reached: `127.0.0.1:4200`, `[::1]:4200`, `/run/valiant.sock`.
+    var address: String
+    /// The TCP port, 0 for a unix socket.
+    var port: Int
+    var isUnix: Bool
+    /// Given to us by systemd, so that it lives on when we end.
+    var isInherited = false
+  }
+
+  /// Listens on `host`, a name or an IPv4 or IPv6 address; `*` is every IPv4, `::` every IPv6 one.
+  ///
+  /// - Parameter port: 0...65535; 0 lets the system choose.
+  static func listen(host: String, port: Int, backlog: Int) throws(NetworkError) -> [Listening] {
+    let place = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+    var hints = unsafe addrinfo()
+    unsafe hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV
+    unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+    var found: UnsafeMutablePointer<addrinfo>?
+    let result = unsafe getaddrinfo(host == "*" ? "0.0.0.0" : host, String(port), &hints, &found)
+    guard result == 0, let first = unsafe found else {
+      // A name that nobody knows is a mistake in the settings, not a state of the system.
+      let code = result == EAI_SYSTEM ? errno : EINVAL
+      throw NetworkError(attempt: "find the address '\(host)'", code: code)
+    }
+    defer { unsafe freeaddrinfo(first) }
+    var sockets: [Listening] = []
+    var next: UnsafeMutablePointer<addrinfo>? = unsafe first
+    while let info = unsafe next {
+      do throws(NetworkError) {
+        sockets.append(try unsafe listen(info.pointee, backlog, "listen on \(place)"))
+      } catch {
+        for socket in sockets { close(socket.descriptor) }
+        throw error
+      }
+      unsafe next = info.pointee.ai_next
+    }
+    return sockets
+  }
+
+  @unsafe private static func listen(
+    _ info: addrinfo, _ backlog: Int, _ attempt: String
+  ) throws(NetworkError) -> Listening {
+    let type = unsafe info.ai_socktype | openFlags
+    let descriptor = unsafe socket(info.ai_family, type, info.ai_protocol)
+    guard descriptor >= 0 else { throw NetworkError(attempt: attempt, code: errno) }
+    setOption(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
+    // An IPv6 socket must not take the IPv4 port as well: that one has a socket of its own.
+    if unsafe info.ai_family == AF_INET6 { setOption(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
+    guard unsafe bind(descriptor, info.ai_addr, info.ai_addrlen) == 0,
+      Glibc.listen(descriptor, Int32(clamping: backlog)) == 0
+    else {
+      let code = errno
+      close(descriptor)
+      throw NetworkError(attempt: attempt, code: code)
+    }
+    return describe(descriptor)
+  }
+
+  /// Listens on a unix socket, replacing a stale one that nobody listens on.
+  ///
+  /// - Parameter permissions: Of the socket's file, such as 0o700; 0 leaves them to the umask.
+  static func listen(
+    path: String, permissions: Int, backlog: Int
+  ) throws(NetworkError) -> Listening {
+    let attempt = "listen on \(path)"
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    let bytes = Array(path.utf8)
+    let room = MemoryLayout.size(ofValue: address.sun_path)
+    guard bytes.count < room else { throw NetworkError(attempt: attempt, code: ENAMETOOLONG) }
+    unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: bytes) }
+    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | openFlags, 0)
+    guard descriptor >= 0 else { throw NetworkError(attempt: attempt, code: errno) }
+
+    func call(_ function: (Int32, UnsafePointer<sockaddr>?, socklen_t) -> Int32) -> Int32 {
+      unsafe withUnsafePointer(to: &address) { pointer in
+        unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          unsafe function(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+        }
+      }
+    }
+    // Only a refused connection proves that the file is a leftover.
+    if unsafe call(connect) == 0 {
+      close(descriptor)
+      throw NetworkError(attempt: attempt, code: EADDRINUSE)
+    }
+    if errno == ECONNREFUSED { unsafe unlink(path) }
+    var code: Int32 = 0
+    if unsafe call(bind) != 0 { code = errno }
+    if code == 0, permissions != 0, unsafe chmod(path, mode_t(permissions)) != 0 { code = errno }
+    if code == 0, Glibc.listen(descriptor, Int32(clamping: backlog)) != 0 { code = errno }
+    if code != 0 {
+      close(descriptor)
+      throw NetworkError(attempt: attempt, code: code)
+    }
+    return Listening(descriptor: descriptor, address: path, port: 0, isUnix: true)
+  }
+
+  /// The listening sockets that systemd passed to this process, from descriptor 3 on.
+  ///
+  /// Takes the variables out of the environment, so that no child believes them. Source:
+  /// sd_listen_fds(3).
+  static func inherited() -> [Listening] {
+    guard environment("LISTEN_PID") == String(getpid()),
+      let text = environment("LISTEN_FDS"), let count = Int32(text), count > 0
+    else { return [] }
+    for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsafe unsetenv(name) }
+    return (3..<3 + count).compactMap { descriptor in
+      var isListening: Int32 = 0
+      var length = socklen_t(MemoryLayout<Int32>.size)
+      let result = unsafe getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &length)
+      guard result == 0, isListening == 1 else { return nil }
+      _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+      _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
+      var socket = describe(descriptor)
+      socket.isInherited = true
+      return socket
+    }
+  }
+
+  private static func describe(_ descriptor: Int32) -> Listening {
+    let address = localAddress(of: descriptor)
+    return Listening(
+      descriptor: descriptor, address: address.text, port: address.port, isUnix: address.isUnix)
+  }
+
+  private static let openFlags = Int32(SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
+
+  // MARK: Accepted sockets
+
+  /// Takes the next connection off a listening socket's queue.
+  ///
+  /// - Returns: A descriptor, or the negative error number.
+  static func accept(_ listening: Int32) -> Int32 {
+    let descriptor = valiant_accept(listening)
+    return descriptor >= 0 ? descriptor : -errno
+  }
+
+  /// Sends small replies at once, and finds peers that are gone without a word.
+  ///
+  /// - Parameter keepaliveSeconds: Silence before the first probe; 0 for no probes. Three probes
+  ///   a third of that apart must stay unanswered.
+  static func configure(_ descriptor: Int32, keepaliveSeconds: Int) {
+    setOption(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+    if keepaliveSeconds > 0 {
+      let seconds = Int32(clamping: keepaliveSeconds)
+      setOption(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
+      setOption(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, seconds)
+      setOption(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, max(1, seconds / 3))
+      setOption(descriptor, Int32(IPPROTO_TCP), TCP_KEEPCNT, 3)
+    }
+  }
+
+  private static func setOption(_ descriptor: Int32, _ level: Int32, _ name: Int32, _ value: Int32) {
+    var value = value
+    unsafe setsockopt(descriptor, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
+  }
+
+  /// An end of a connection, in words.
+  struct Address: Sendable {
+    /// `127.0.0.1:4200`, `[::1]:4200`; a unix socket's path, which may be empty.
+    var text: String
+    var port = 0
+    var isUnix = false
+    var isLoopback = false
+  }
+
+  static func localAddress(of descriptor: Int32) -> Address { unsafe address(descriptor, getsockname) }
+  static func peerAddress(of descriptor: Int32) -> Address { unsafe address(descriptor, getpeername) }
+
+  @unsafe private static func address(
+    _ descriptor: Int32,
+    _ call: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>) -> Int32
+  ) -> Address {
+    var storage = sockaddr_storage()
+    var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+    return unsafe withUnsafeMutablePointer(to: &storage) { storage in
+      unsafe storage.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+        guard unsafe call(descriptor, address, &length) == 0 else { return Address(text: "?:0") }
+        if unsafe address.pointee.sa_family == sa_family_t(AF_UNIX) {
+          let path = unsafe UnsafeRawPointer(address) + 2
+          let text =
+            length > 2 ? unsafe String(cString: path.assumingMemoryBound(to: CChar.self)) : ""
+          return Address(text: text, isUnix: true, isLoopback: true)
+        }
+        var host = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+        var service = [CChar](repeating: 0, count: Int(NI_MAXSERV))
+        let result = unsafe getnameinfo(
+          address, length, &host, socklen_t(host.count), &service, socklen_t(service.count),
+          NI_NUMERICHOST | NI_NUMERICSERV)
+        guard result == 0 else { return Address(text: "?:0") }
+        let (name, port) = (text(host), text(service))
+        let isLoopback = name.hasPrefix("127.") || name == "::1" || name.hasPrefix("::ffff:127.")
+        return Address(
+          text: name.contains(":") ? "[\(name)]:\(port)" : "\(name):\(port)",
+          port: Int(port) ?? 0, isLoopback: isLoopback)
+      }
+    }
+  }
+
+  private static func text(_ characters: [CChar]) -> String {
+    String(decoding: characters.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+}
+
+private let NI_MAXHOST = 1025
+private let NI_MAXSERV = 32

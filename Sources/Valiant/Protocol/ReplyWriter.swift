@@ -1,0 +1,117 @@
+/// Writes replies in RESP2 or RESP3 into the output of a loop.
+///
+/// Handlers say what a reply is (a map, a null, a text); how that looks in the client's protocol is
+/// decided here. Sources: RESP specification; for which type Redis uses where, its replies.
+struct ReplyWriter: ~Copyable {
+  /// What has been written and not yet been sent.
+  var output = ByteBuffer()
+  /// 2 or 3: the protocol of the client that is being answered.
+  var protocolVersion = 2
+
+  init() {}
+
+  // MARK: Simple replies
+
+  @inline(__always)
+  mutating func ok() {
+    output.append("+OK\r\n")
+  }
+
+  /// A status, `+text`.
+  @inline(__always)
+  mutating func status(_ text: StaticString) {
+    output.append(UInt8(ascii: "+"))
+    output.append(text)
+    output.append("\r\n")
+  }
+
+  mutating func status(_ text: String) {
+    output.append(UInt8(ascii: "+"))
+    output.append(text)
+    output.append("\r\n")
+  }
+
+  /// An error, `-text`; line ends in the text become blanks, so that it stays one line.
+  mutating func error(_ text: [UInt8]) {
+    output.append(UInt8(ascii: "-"))
+    for byte in text {
+      let endsLine = byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n")
+      output.append(endsLine ? UInt8(ascii: " ") : byte)
+    }
+    output.append("\r\n")
+  }
+
+  @inline(__always)
+  mutating func integer(_ number: Int) {
+    output.append(UInt8(ascii: ":"))
+    output.append(decimal: number)
+    output.append("\r\n")
+  }
+
+  @inline(__always)
+  mutating func bulkString(_ bytes: Bytes) {
+    header(UInt8(ascii: "$"), bytes.count)
+    output.append(bytes)
+    output.append("\r\n")
+  }
+
+  /// A number as a bulk string.
+  mutating func bulkString(_ number: Int) {
+    // One or two digits for the length of at most 20.
+    let digits = String(number)
+    bulkString(digits)
+  }
+
+  mutating func bulkString(_ text: String) {
+    header(UInt8(ascii: "$"), text.utf8.count)
+    output.append(text)
+    output.append("\r\n")
+  }
+
+  /// Nothing: a missing key, a refused SET NX.
+  @inline(__always)
+  mutating func null() {
+    if protocolVersion == 3 { output.append("_\r\n") } else { output.append("$-1\r\n") }
+  }
+
+  /// Nothing where otherwise an array stands.
+  mutating func nullArray() {
+    if protocolVersion == 3 { output.append("_\r\n") } else { output.append("*-1\r\n") }
+  }
+
+  /// Text for people, such as INFO: marked as such in RESP3.
+  mutating func verbatim(_ text: String) {
+    guard protocolVersion == 3 else { return bulkString(text) }
+    header(UInt8(ascii: "="), text.utf8.count + 4)
+    output.append("txt:")
+    output.append(text)
+    output.append("\r\n")
+  }
+
+  // MARK: Aggregates: the header, behind which the caller writes the elements
+
+  mutating func array(_ count: Int) {
+    header(UInt8(ascii: "*"), count)
+  }
+
+  /// A map of `count` pairs; in RESP2 an array of twice as many.
+  mutating func map(_ count: Int) {
+    if protocolVersion == 3 {
+      header(UInt8(ascii: "%"), count)
+    } else {
+      header(UInt8(ascii: "*"), count * 2)
+    }
+  }
+
+  /// A set; in RESP2 an array.
+  mutating func set(_ count: Int) {
+    header(protocolVersion == 3 ? UInt8(ascii: "~") : UInt8(ascii: "*"), count)
+  }
+
+  @inline(__always)
+  private mutating func header(_ type: UInt8, _ count: Int) {
+    output.append(type)
+    output.append(decimal: count)
+    output.append("\r\n")
+  }
+}

@@ -1,0 +1,255 @@
+import Synchronization
+
+/// One client: who is talking over a connection, and in which state.
+///
+/// The state lies in raw memory, for a command must not pay for reference counting. Plain fields
+/// belong to the thread of the client's loop; atomic ones are written there and read by CLIENT LIST
+/// and INFO on any thread; names are guarded by the lock of `ClientRegistry`.
+///
+/// Invariant: `state` is alive from `init` until `ClientRegistry.remove` has freed it, which the
+/// client's own loop does after its connection is closed.
+@safe struct Client: Sendable {
+  // SAFETY: see the invariant and which fields belong to whom.
+  nonisolated(unsafe) private let state: UnsafeMutablePointer<State>
+
+  @safe struct State: ~Copyable {
+    let id: Int
+    let workerIndex: Int
+    let connectedAt: Int
+    let address: Socket.Address
+    let localAddress: Socket.Address
+    /// The beginning of a request that has not arrived as a whole.
+    var partialRequest: UnsafeMutablePointer<RequestParser>?
+    var flags: ClientFlags
+    /// Unsent output at the last check, and since when it has not become less.
+    var stalledBytes = 0
+    var stalledSince = 0
+    let database = Atomic<Int>(0)
+    let protocolVersion = Atomic<Int>(2)
+    let lastCommand = Atomic<Int>(-1)
+    let lastActive: Atomic<Int>
+    let inputBytes = Atomic<Int>(0)
+    let outputBytes = Atomic<Int>(0)
+    let isNoEvict = Atomic<Bool>(false)
+    var name = ""
+    var libraryName = ""
+    var libraryVersion = ""
+  }
+
+  /// - Parameter flags: `.mustAuthenticate` when a password is set.
+  init(
+    id: Int, workerIndex: Int, address: Socket.Address, localAddress: Socket.Address,
+    flags: ClientFlags
+  ) {
+    let now = Clock.steadyMilliseconds
+    unsafe state = .allocate(capacity: 1)
+    unsafe state.initialize(
+      to: State(
+        id: id, workerIndex: workerIndex, connectedAt: now, address: address,
+        localAddress: localAddress, flags: flags, lastActive: Atomic(now)))
+  }
+
+  /// The client that a connection's `owner` points to.
+  @inline(__always)
+  @unsafe init(_ owner: UnsafeMutableRawPointer) {
+    unsafe state = owner.assumingMemoryBound(to: State.self)
+  }
+
+  /// What the connection keeps as its owner.
+  var pointer: UnsafeMutableRawPointer { unsafe UnsafeMutableRawPointer(state) }
+
+  fileprivate func free() {
+    if let parser = unsafe state.pointee.partialRequest {
+      unsafe parser.deinitialize(count: 1)
+      unsafe parser.deallocate()
+    }
+    unsafe state.deinitialize(count: 1)
+    unsafe state.deallocate()
+  }
+
+  // MARK: Fixed from the beginning
+
+  var id: Int { unsafe state.pointee.id }
+  var workerIndex: Int { unsafe state.pointee.workerIndex }
+  /// Milliseconds of the steady clock.
+  var connectedAt: Int { unsafe state.pointee.connectedAt }
+  var address: Socket.Address { unsafe state.pointee.address }
+  var localAddress: Socket.Address { unsafe state.pointee.localAddress }
+
+  // MARK: For the client's own loop
+
+  @inline(__always)
+  var flags: ClientFlags {
+    get { unsafe state.pointee.flags }
+    nonmutating set { unsafe state.pointee.flags = newValue }
+  }
+
+  @inline(__always)
+  var partialRequest: UnsafeMutablePointer<RequestParser>? {
+    get { unsafe state.pointee.partialRequest }
+    nonmutating set { unsafe state.pointee.partialRequest = newValue }
+  }
+
+  /// Notes how much output is unsent.
+  ///
+  /// - Returns: For how many milliseconds it has been above `limit` and not become less.
+  func stalledMilliseconds(pending: Int, limit: Int, now: Int) -> Int {
+    let isStalled = unsafe pending == state.pointee.stalledBytes && pending >= limit && limit > 0
+    unsafe state.pointee.stalledBytes = pending
+    if !isStalled { unsafe state.pointee.stalledSince = now }
+    return unsafe now - state.pointee.stalledSince
+  }
+
+  // MARK: Written by the client's own loop, read by all
+
+  /// The database it has selected, 0...15.
+  @inline(__always)
+  var database: Int {
+    get { unsafe state.pointee.database.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.database.store(newValue, ordering: .relaxed) }
+  }
+
+  /// 2 or 3.
+  @inline(__always)
+  var protocolVersion: Int {
+    get { unsafe state.pointee.protocolVersion.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.protocolVersion.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Index of the command it sent last, -1 before the first.
+  @inline(__always)
+  var lastCommand: Int {
+    get { unsafe state.pointee.lastCommand.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.lastCommand.store(newValue, ordering: .relaxed) }
+  }
+
+  /// When something last came from it, in milliseconds of the steady clock.
+  @inline(__always)
+  var lastActive: Int {
+    get { unsafe state.pointee.lastActive.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.lastActive.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Bytes of input that wait for the rest of a request or for their turn.
+  @inline(__always)
+  var inputBytes: Int {
+    get { unsafe state.pointee.inputBytes.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.inputBytes.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Bytes of output that it has not taken.
+  @inline(__always)
+  var outputBytes: Int {
+    get { unsafe state.pointee.outputBytes.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.outputBytes.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Whether its memory is not to be reclaimed under pressure.
+  var isNoEvict: Bool {
+    get { unsafe state.pointee.isNoEvict.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.isNoEvict.store(newValue, ordering: .relaxed) }
+  }
+
+  // MARK: Under the registry's lock
+
+  fileprivate var names: (name: String, library: String, version: String) {
+    get {
+      unsafe (state.pointee.name, state.pointee.libraryName, state.pointee.libraryVersion)
+    }
+    nonmutating set {
+      unsafe state.pointee.name = newValue.name
+      unsafe state.pointee.libraryName = newValue.library
+      unsafe state.pointee.libraryVersion = newValue.version
+    }
+  }
+}
+
+/// States of a client that make its next command special; empty for nearly all.
+struct ClientFlags: OptionSet, Sendable {
+  let rawValue: UInt8
+
+  /// It has not given the password.
+  static let mustAuthenticate = ClientFlags(rawValue: 1)
+  /// CLIENT REPLY OFF.
+  static let replyOff = ClientFlags(rawValue: 2)
+  /// CLIENT REPLY SKIP: the next command gets no reply.
+  static let skipNextReply = ClientFlags(rawValue: 4)
+  /// This is that command.
+  static let skipReply = ClientFlags(rawValue: 8)
+  /// The connection ends after the reply.
+  static let closeAfterReply = ClientFlags(rawValue: 16)
+}
+
+/// All clients of a server, on whichever loop.
+final class ClientRegistry: Sendable {
+  private let clients = Mutex<[Int: Client]>([:])
+  private let nextID = Atomic<Int>(1)
+  private let connected = Atomic<Int>(0)
+
+  /// How many clients there are.
+  var count: Int { connected.load(ordering: .relaxed) }
+
+  func makeID() -> Int { nextID.wrappingAdd(1, ordering: .relaxed).oldValue }
+
+  /// Counts one more client unless there are `limit` already; `remove` counts it off.
+  func reserve(limit: Int) -> Bool {
+    if connected.wrappingAdd(1, ordering: .relaxed).oldValue < limit { return true }
+    connected.wrappingSubtract(1, ordering: .relaxed)
+    return false
+  }
+
+  /// Adds a client for which there was a place.
+  func add(_ client: Client) {
+    clients.withLock { $0[client.id] = client }
+  }
+
+  /// Removes `client` and frees its memory. Its own loop only.
+  func remove(_ client: Client) {
+    connected.wrappingSubtract(1, ordering: .relaxed)
+    clients.withLock { clients in
+      clients[client.id] = nil
+      client.free()
+    }
+  }
+
+  /// A client at one moment, and the names it gave itself.
+  struct Snapshot {
+    let client: Client
+    let name: String
+    let libraryName: String
+    let libraryVersion: String
+  }
+
+  /// Calls `body` with each client in the order of their arrival; none goes away meanwhile.
+  func forEach(_ body: (Snapshot) -> Void) {
+    clients.withLock { clients in
+      for client in clients.values.sorted(by: { $0.id < $1.id }) {
+        body(Self.snapshot(client))
+      }
+    }
+  }
+
+  /// Calls `body` with one client.
+  func with<Result>(_ client: Client, _ body: (Snapshot) -> Result) -> Result {
+    clients.withLock { _ in body(Self.snapshot(client)) }
+  }
+
+  private static func snapshot(_ client: Client) -> Snapshot {
+    let names = client.names
+    return Snapshot(
+      client: client, name: names.name, libraryName: names.library,
+      libraryVersion: names.version)
+  }
+
+  func setName(_ name: String, of client: Client) {
+    clients.withLock { _ in client.names.name = name }
+  }
+
+  func setLibraryName(_ name: String, of client: Client) {
+    clients.withLock { _ in client.names.library = name }
+  }
+
+  func setLibraryVersion(_ version: String, of client: Client) {
+    clients.withLock { _ in client.names.version = version }
+  }
+}

@@ -1,0 +1,132 @@
+import Glibc
+
+/// What one loop has done; INFO adds up those of all loops.
+///
+/// The loop's thread counts, every thread may read.
+///
+/// Invariant: `commands` points to `commandCount` initialised counters.
+@safe final class Statistics: Sendable {
+  let connectionsReceived = Counter()
+  let connectionsRejected = Counter()
+  let commandsProcessed = Counter()
+  let inputBytes = Counter()
+  let outputBytes = Counter()
+  let keyspaceHits = Counter()
+  let keyspaceMisses = Counter()
+  let errorReplies = Counter()
+  let outputLimitDisconnections = Counter()
+  let queryBufferLimitDisconnections = Counter()
+
+  /// What one command has cost.
+  struct CommandCounters: ~Copyable {
+    let calls = Counter()
+    let nanoseconds = Counter()
+    /// Refused before the command ran: arity, authentication.
+    let rejected = Counter()
+    /// The command answered an error.
+    let failed = Counter()
+  }
+
+  let commandCount: Int
+  nonisolated(unsafe) private let commands: UnsafeMutablePointer<CommandCounters>
+
+  init(commandCount: Int) {
+    self.commandCount = commandCount
+    unsafe commands = .allocate(capacity: commandCount)
+    for index in 0..<commandCount {
+      unsafe (commands + index).initialize(to: CommandCounters())
+    }
+  }
+
+  deinit {
+    unsafe commands.deinitialize(count: commandCount)
+    unsafe commands.deallocate()
+  }
+
+  /// The counters of the command with this index.
+  @inline(__always)
+  func withCommand<Result>(_ index: Int, _ body: (borrowing CommandCounters) -> Result) -> Result {
+    precondition(UInt(bitPattern: index) < UInt(bitPattern: commandCount), "no such command")
+    return body(unsafe commands[index])
+  }
+
+  /// The sum of one counter over `all`.
+  static func sum(
+    _ all: [Statistics], _ counter: (Statistics) -> Int
+  ) -> Int {
+    all.reduce(0) { $0 + counter($1) }
+  }
+}
+
+/// What the operating system says about this process.
+enum ProcessUsage {
+  static var identifier: Int { Int(getpid()) }
+
+  /// Path of the program.
+  static var executable: String {
+    var path = [CChar](repeating: 0, count: Int(PATH_MAX))
+    let count = unsafe readlink("/proc/self/exe", &path, path.count)
+    return String(decoding: path.prefix(max(0, count)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
+  /// Memory in use in bytes, as the kernel counts it.
+  static var residentBytes: Int {
+    // Second field of statm: resident pages.
+    guard let text = firstLine("/proc/self/statm") else { return 0 }
+    let fields = text.split(separator: " ")
+    return fields.count > 1 ? (Int(fields[1]) ?? 0) * Int(sysconf(Int32(_SC_PAGESIZE))) : 0
+  }
+
+  /// Memory of the machine in bytes.
+  static var systemBytes: Int {
+    Int(sysconf(Int32(_SC_PHYS_PAGES))) * Int(sysconf(Int32(_SC_PAGESIZE)))
+  }
+
+  /// Processor time of the process in microseconds.
+  static var processorMicroseconds: (user: Int, system: Int) {
+    var usage = rusage()
+    unsafe getrusage(RUSAGE_SELF.rawValue, &usage)
+    return (
+      usage.ru_utime.tv_sec * 1_000_000 + Int(usage.ru_utime.tv_usec),
+      usage.ru_stime.tv_sec * 1_000_000 + Int(usage.ru_stime.tv_usec)
+    )
+  }
+
+  /// Processors that this process may use, at least 1.
+  static var processorCount: Int {
+    // Also what `nproc` asks; respects taskset and systemd's CPUAffinity.
+    guard let text = line("/proc/self/status", beginning: "Cpus_allowed_list:") else { return 1 }
+    let ranges = text.dropFirst("Cpus_allowed_list:".count).split { $0 == "," || $0.isWhitespace }
+    let count = ranges.reduce(0) { sum, range in
+      let ends = range.split(separator: "-").compactMap { Int($0) }
+      guard let first = ends.first, let last = ends.last else { return sum }
+      return sum + last - first + 1
+    }
+    return max(1, count)
+  }
+
+  /// `Linux 6.1.0 x86_64`
+  static var systemName: String {
+    guard let kernel = firstLine("/proc/sys/kernel/osrelease") else { return "Linux" }
+    #if arch(x86_64)
+      return "Linux \(kernel) x86_64"
+    #elseif arch(arm64)
+      return "Linux \(kernel) aarch64"
+    #else
+      return "Linux \(kernel)"
+    #endif
+  }
+
+  private static func firstLine(_ path: String) -> String? { line(path, beginning: "") }
+
+  private static func line(_ path: String, beginning: String) -> String? {
+    let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return nil }
+    defer { close(descriptor) }
+    var bytes = [UInt8](repeating: 0, count: 16 * 1024)
+    let count = unsafe read(descriptor, &bytes, bytes.count)
+    guard count > 0 else { return nil }
+    return String(decoding: bytes.prefix(count), as: UTF8.self)
+      .split(separator: "\n").first { $0.hasPrefix(beginning) }.map(String.init)
+  }
+}

@@ -1,0 +1,274 @@
+import Glibc
+
+/// One event loop of a server with its clients: adopts connections, and lets them go.
+///
+/// Belongs to its loop's thread, but for what is marked as free to all.
+final class Worker: @unchecked Sendable {
+  // SAFETY of @unchecked Sendable: other threads use `index`, `statistics`, `post` and the atomic
+  // count of `statistics` only; everything else is touched by messages that run on the loop.
+  let index: Int
+  let loop = EventLoop()
+  let statistics: Statistics
+  unowned let server: Server
+  /// This loop's copy of the settings, renewed by a message when they change.
+  private(set) var settings: Settings
+  private var timer: Timer?
+  private var ticks = 0
+  private var listeners: [Listener] = []
+  private var signals: [Signal] = []
+  private var sweep = ExpirySweep()
+  private var isSweeping = false
+  private var isDraining = false
+
+  private static let tickMilliseconds = 100
+  private static let ticksPerSecond = 10
+  /// How long a connection that was told its end may take to close.
+  private static let lingerTicks: UInt8 = 10
+
+  init(index: Int, server: Server, settings: Settings, commandCount: Int) {
+    self.index = index
+    self.server = server
+    self.settings = settings
+    statistics = Statistics(commandCount: commandCount)
+  }
+
+  /// Says what to do with bytes from clients, and starts the timer. Before the loop runs.
+  func prepare(onRead: @escaping (Connection, Bytes) -> Int) {
+    loop.setHandlers(
+      EventLoop.Handlers(onRead: onRead, onClose: { [unowned self] in self.didClose($0) }))
+    timer = Timer(on: loop, every: Self.tickMilliseconds) { [unowned self] in self.tick() }
+  }
+
+  // MARK: For any thread
+
+  /// Has `message` run on this worker's thread.
+  func post(_ message: @escaping @Sendable (Worker) -> Void) {
+    loop.post { [unowned self] in message(self) }
+  }
+
+  // MARK: Listening, on the first worker
+
+  func listen(on socket: Socket.Listening) {
+    let listener = Listener(
+      socket, on: loop,
+      onTrouble: { [unowned self] error in
+        self.server.log.warning("\(error); trying again until there is room")
+      },
+      onAccept: { [unowned self] descriptor in
+        self.server.distribute(descriptor, isUnix: socket.isUnix)
+      })
+    listeners.append(listener)
+  }
+
+  func onSignal(_ number: Int32, _ action: @escaping () -> Void) {
+    signals.append(Signal(on: loop, number: number, action))
+  }
+
+  func closeListeners() {
+    for listener in listeners { listener.close(on: loop) }
+    listeners = []
+  }
+
+  // MARK: Clients
+
+  /// Makes a client of an accepted socket, or tells it why not.
+  func adopt(_ descriptor: Int32, isUnix: Bool) {
+    let peer = Socket.peerAddress(of: descriptor)
+    let local = Socket.localAddress(of: descriptor)
+    if !isUnix { Socket.configure(descriptor, keepaliveSeconds: settings.keepaliveSeconds) }
+    if let refusal = refusal(of: peer) {
+      server.didLeave(self)
+      return refuse(descriptor, isUnix: isUnix, refusal)
+    }
+    statistics.connectionsReceived.add()
+    let client = Client(
+      id: server.clients.makeID(), workerIndex: index, address: peer, localAddress: local,
+      flags: settings.password.isEmpty ? [] : .mustAuthenticate)
+    server.clients.add(client)
+    do throws(NetworkError) {
+      _ = try unsafe Connection.open(descriptor, isUnix: isUnix, on: loop, owner: client.pointer)
+      server.log.debug("client \(client.id) connected from \(peer.text)")
+    } catch {
+      server.log.warning("\(error)")
+      server.clients.remove(client)
+      server.didLeave(self)
+    }
+  }
+
+  /// Why a new client must go, nil when it may stay.
+  private func refusal(of peer: Socket.Address) -> StaticString? {
+    if !server.admits(peer, settings) {
+      return """
+        -DENIED Valiant is running in protected mode because protected mode is enabled and no \
+        password is set for the default user. In this mode connections are only accepted from the \
+        loopback interface. Set a password with requirepass, name the addresses to listen on with \
+        bind, or turn protected-mode off.\r\n
+        """
+    }
+    if !server.clients.reserve(limit: settings.maxClients) {
+      return "-ERR max number of clients reached\r\n"
+    }
+    return nil
+  }
+
+  private func refuse(_ descriptor: Int32, isUnix: Bool, _ reply: StaticString) {
+    statistics.connectionsRejected.add()
+    // Waiting for the peer to read its error takes a descriptor: not for a whole flood.
+    guard loop.lingeringCount < Self.lingeringRefusalsMax else {
+      close(descriptor)
+      return
+    }
+    guard
+      let connection = try? unsafe Connection.open(
+        descriptor, isUnix: isUnix, on: loop, owner: nil)
+    else { return }
+    var output = ByteBuffer()
+    output.append(reply)
+    connection.send(&output)
+    connection.finish()
+  }
+
+  private static let lingeringRefusalsMax = 128
+
+  private func didClose(_ connection: Connection) {
+    guard let owner = unsafe connection.owner else { return }
+    let client = unsafe Client(owner)
+    server.log.debug("client \(client.id) left")
+    server.clients.remove(client)
+    server.didLeave(self)
+  }
+
+  /// Closes the clients with these identifiers.
+  func kill(_ ids: Set<Int>) {
+    loop.forEachConnection { connection in
+      if let owner = unsafe connection.owner, ids.contains(unsafe Client(owner).id) {
+        connection.close()
+      }
+    }
+  }
+
+  // MARK: Settings
+
+  func apply(_ new: Settings) {
+    settings = new
+  }
+
+  // MARK: Every tenth of a second
+
+  private func tick() {
+    ticks += 1
+    publishTraffic()
+    if loop.lingeringCount > 0 {
+      loop.forEachConnection { $0.closeIfLingering(ticks: Self.lingerTicks) }
+    }
+    if ticks % Self.ticksPerSecond == 0 {
+      closeSilentClients()
+      if index == 0 { server.sampleRates() }
+    }
+    if index == 0, !isSweeping { sweepExpired(stepsLeft: Store.shardCount) }
+    if isDraining { drainStep() }
+  }
+
+  func publishTraffic() {
+    statistics.inputBytes.add(loop.bytesRead - statistics.inputBytes.value)
+    statistics.outputBytes.add(loop.bytesWritten - statistics.outputBytes.value)
+  }
+
+  /// Ends clients that are silent for too long, or do not read their replies.
+  private func closeSilentClients() {
+    let now = Clock.steadyMilliseconds
+    let limit = settings.outputLimit
+    loop.forEachConnection { connection in
+      guard let owner = unsafe connection.owner, !connection.isClosing else { return }
+      let client = unsafe Client(owner)
+      let pending = connection.pendingOutputBytes
+      client.outputBytes = pending
+      let stalled = client.stalledMilliseconds(pending: pending, limit: limit.softBytes, now: now)
+      if limit.softBytes > 0, pending >= limit.softBytes, stalled >= limit.softSeconds * 1000 {
+        closeForOutput(connection, client, pending)
+      } else if settings.timeoutSeconds > 0, pending == 0,
+        now - client.lastActive > settings.timeoutSeconds * 1000
+      {
+        server.log.verbose("closing idle client \(client.id)")
+        connection.close()
+      }
+    }
+  }
+
+  /// Closes a client that has too much unsent output.
+  func closeForOutput(_ connection: Connection, _ client: Client, _ pending: Int) {
+    statistics.outputLimitDisconnections.add()
+    server.log.warning(
+      "closing client \(client.id) at \(client.address.text): \(pending) bytes of replies it does not read"
+    )
+    connection.close()
+  }
+
+  /// Removes expired keys in slices, between which the loop serves its clients.
+  ///
+  /// - Parameter stepsLeft: Shards to visit before pausing until the next tick.
+  private func sweepExpired(stepsLeft: Int) {
+    isSweeping = true
+    let start = Clock.wallNanoseconds
+    let now = Timestamp(milliseconds: start / 1_000_000)
+    var stepsLeft = stepsLeft
+    var removed = 0
+    while stepsLeft > 0 {
+      for _ in 0..<min(stepsLeft, Self.sweepStepsPerLook) {
+        removed += sweep.step(server.store, now: now).removed
+      }
+      stepsLeft -= Self.sweepStepsPerLook
+      let elapsed = Clock.wallNanoseconds - start
+      if elapsed < 0 || elapsed > Self.sweepSliceNanoseconds { break }
+    }
+    // As long as there is much to remove, go on; a round without a find ends it.
+    let next = removed > 0 ? Store.shardCount : stepsLeft
+    if next > 0 {
+      post { $0.sweepExpired(stepsLeft: next) }
+    } else {
+      isSweeping = false
+    }
+  }
+
+  private static let sweepStepsPerLook = 16
+  private static let sweepSliceNanoseconds = 250_000
+
+  // MARK: The end
+
+  /// Answers for a moment what still arrives, then closes everything, and the loop ends.
+  func drain() {
+    if isDraining { return }
+    isDraining = true
+    drainTicks = 0
+    if loop.connectionCount == 0 { endLoop() }
+  }
+
+  private var drainTicks = 0
+
+  private func drainStep() {
+    drainTicks += 1
+    loop.forEachConnection { connection in
+      switch drainTicks {
+      case 1...Self.drainAnswerTicks: break
+      case ...Self.drainCloseTicks:
+        if connection.pendingOutputBytes == 0, !connection.isHeldUp { connection.finish() }
+      default: connection.close()
+      }
+    }
+    if loop.connectionCount == 0 { endLoop() }
+  }
+
+  /// Ticks in which requests are still answered, and after which everything is closed.
+  private static let drainAnswerTicks = 1
+  private static let drainCloseTicks = 5
+
+  private func endLoop() {
+    publishTraffic()
+    timer?.close()
+    timer = nil
+    for signal in signals { signal.close() }
+    signals = []
+    closeListeners()
+    loop.close()
+  }
+}

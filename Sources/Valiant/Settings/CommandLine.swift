@@ -1,0 +1,129 @@
+/// What the program was asked to do.
+enum CommandLineRequest {
+  case serve(Invocation)
+  case help
+  case version
+  /// `commands`, `settings` or `config`: what documentation is made from.
+  case print(String)
+}
+
+/// A configuration file and flags, of which the flags win; can be read again on SIGHUP.
+struct Invocation: Sendable {
+  var file: String?
+  /// Values of flags, in order.
+  var flags: [(setting: Setting, value: String)] = []
+
+  /// The settings that follow from defaults, file and flags.
+  ///
+  /// - Throws: One sentence saying what is wrong, for a file with its line.
+  func settings() throws(StartError) -> Settings {
+    var settings = Settings()
+    settings.logsToStandardError = true
+    if let file { try SettingsFile.read(file, into: &settings) }
+    for flag in flags {
+      do throws(SettingError) {
+        try flag.setting.read(flag.value, into: &settings)
+      } catch {
+        throw StartError("--\(flag.setting.name): \(error)")
+      }
+    }
+    return settings
+  }
+
+  /// Reads the program's arguments.
+  ///
+  ///     valiant [FILE] [--config FILE] [--NAME VALUE…]…
+  ///
+  /// A flag's value is every word up to the next one that begins with `--`, or what follows `=`.
+  static func parse(_ arguments: [String]) throws(StartError) -> CommandLineRequest {
+    var invocation = Invocation()
+    var rest = arguments[...]
+    if let first = rest.first, !first.hasPrefix("-") {
+      invocation.file = first
+      rest.removeFirst()
+    }
+    while let word = rest.popFirst() {
+      if word == "-h" || word == "--help" { return .help }
+      if word == "-v" || word == "--version" { return .version }
+      guard word.hasPrefix("--") else {
+        throw StartError("unexpected argument '\(word)'; see valiant --help")
+      }
+      let parts = word.dropFirst(2).split(
+        separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+      let name = String(parts[0])
+      var values: [String] = []
+      if parts.count == 2 {
+        values = [String(parts[1])]
+      } else {
+        while let value = rest.first, !value.hasPrefix("--") {
+          values.append(value)
+          rest.removeFirst()
+        }
+      }
+      guard !values.isEmpty || Setting.named(name) == nil else {
+        throw StartError("--\(name) needs a value")
+      }
+      let value = values.joined(separator: " ")
+      if name == "config" {
+        guard values.count == 1 else { throw StartError("--config needs one file") }
+        invocation.file = value
+      } else if name == "print" {
+        return .print(value)
+      } else if let setting = Setting.named(name) {
+        invocation.flags.append((setting, value))
+      } else {
+        throw StartError("unknown flag '--\(name)'; see valiant --help")
+      }
+    }
+    return .serve(invocation)
+  }
+
+  /// The text of `--help`.
+  static var help: String {
+    var lines = [
+      "Usage: valiant [FILE] [--config FILE] [--SETTING VALUE]…",
+      "",
+      "An in-memory key-value server that speaks RESP, the protocol of Redis.",
+      "Settings come from FILE and from flags, of which the flags win.",
+      "",
+    ]
+    let defaults = Settings()
+    for setting in Setting.all {
+      let value = setting.text(in: defaults)
+      lines.append("  --\(setting.name) (default: \(value.isEmpty ? "\"\"" : value))")
+      lines.append("        \(setting.summary)")
+    }
+    lines += [
+      "",
+      "  --help, --version",
+      "  --print commands|settings|config",
+      "        Print the README's tables, or a configuration file with all defaults.",
+      "",
+      "Exit status: 0 after SIGTERM, SIGINT or SHUTDOWN; 1 when an address is taken or the system",
+      "refuses; 2 for a mistake in flags or configuration.",
+      "",
+    ]
+    return lines.joined(separator: "\n")
+  }
+
+  /// A configuration file that says what holds without one.
+  static var defaultFile: String {
+    let defaults = Settings()
+    return Setting.all.map { setting in
+      let value = setting.text(in: defaults)
+      return "# \(setting.summary)\n# \(setting.name) \(value.isEmpty ? "\"\"" : value)\n"
+    }.joined(separator: "\n")
+  }
+
+  /// The README's table of settings.
+  static var settingsTable: String {
+    let defaults = Settings()
+    let rows = Setting.all.map { setting in
+      let value = setting.text(in: defaults)
+      let change = setting.change == .anyTime ? "any time" : "at start"
+      return "| `\(setting.name)` | `\(value.isEmpty ? "\"\"" : value)` | \(change) | \(setting.summary) |"
+    }
+    return "| setting | default | change | meaning |\n|---|---|---|---|\n"
+      + rows.joined(separator: "\n") + "\n"
+  }
+}

@@ -1,0 +1,234 @@
+/// One setting: its name everywhere, its type and range, and when it can be changed.
+///
+/// From the rows in `all` follow the flags, the directives of the configuration file, CONFIG GET
+/// and SET, `--help` and the table in the README. Adding a setting means a row here and a property
+/// in `Settings`.
+struct Setting: Sendable {
+  /// Name of directive, flag (behind `--`) and CONFIG parameter.
+  let name: String
+  let kind: Kind
+  let change: Change
+  /// One sentence, with the meaning of 0 or the empty value where it has one.
+  let summary: String
+
+  init(_ name: String, _ kind: Kind, change: Change, summary: String) {
+    self.name = name
+    self.kind = kind
+    self.change = change
+    self.summary = summary
+  }
+
+  /// Not to be shown in logs.
+  var isSecret: Bool { name == "requirepass" }
+
+  enum Change: Sendable {
+    /// By CONFIG SET and SIGHUP.
+    case anyTime
+    /// Only when the server starts.
+    case atStart
+  }
+
+  typealias Property<Value> = WritableKeyPath<Settings, Value> & Sendable
+
+  enum Kind: Sendable {
+    case integer(any Property<Int>, ClosedRange<Int>)
+    /// A number of bytes, with `k`, `kb`, `m`, `mb`, `g`, `gb` behind it.
+    case bytes(any Property<Int>, ClosedRange<Int>)
+    /// Permissions in octal digits.
+    case permissions(any Property<Int>)
+    case flag(any Property<Bool>)
+    case text(any Property<String>)
+    /// Words separated by blanks.
+    case words(any Property<[String]>)
+    case logLevel(any Property<LogLevel>)
+    case outputLimit(any Property<Settings.OutputLimit>)
+    /// What this version can only do in one way; said where clients of Redis ask for it.
+    case fixed(String)
+  }
+
+  static let all: [Setting] = [
+    Setting(
+      "bind", .words(\.bind), change: .atStart,
+      summary:
+        "Addresses or names to listen on; one behind `-` may be missing; `\"\"` for no TCP."),
+    Setting(
+      "port", .integer(\.port, 0...65535), change: .atStart,
+      summary: "TCP port; 0 lets the system choose a free one."),
+    Setting(
+      "unixsocket", .text(\.unixSocket), change: .atStart,
+      summary: "Path of a unix socket to listen on as well."),
+    Setting(
+      "unixsocketperm", .permissions(\.unixSocketPermissions), change: .atStart,
+      summary: "Permissions of the unix socket in octal; 0 leaves them to the umask."),
+    Setting(
+      "threads", .integer(\.threads, 0...256), change: .atStart,
+      summary: "Event loops, a thread each; 0 for one per processor the process may use."),
+    Setting(
+      "maxclients", .integer(\.maxClients, 1...1_000_000), change: .anyTime,
+      summary: "Most clients at once; further ones get an error."),
+    Setting(
+      "timeout", .integer(\.timeoutSeconds, 0...Int(Int32.max)), change: .anyTime,
+      summary: "Seconds without a request after which a client is closed; 0 for never."),
+    Setting(
+      "tcp-keepalive", .integer(\.keepaliveSeconds, 0...Int(Int32.max)), change: .anyTime,
+      summary: "Seconds of silence after which a peer is probed; 0 for never. For new clients."),
+    Setting(
+      "tcp-backlog", .integer(\.backlog, 1...65535), change: .atStart,
+      summary: "Connections that may wait to be accepted."),
+    Setting(
+      "requirepass", .text(\.password), change: .anyTime,
+      summary: "Password that clients must give before anything else; empty for none."),
+    Setting(
+      "protected-mode", .flag(\.isProtected), change: .anyTime,
+      summary: "Refuse other machines while there is neither a password nor a `bind`."),
+    Setting(
+      "proto-max-bulk-len", .bytes(\.bulkLengthMaxBytes, (1 << 20)...(512 << 20)), change: .anyTime,
+      summary: "Longest argument of a request."),
+    Setting(
+      "client-query-buffer-limit", .bytes(\.queryBufferMaxBytes, (1 << 20)...((1 << 32) - 1)),
+      change: .anyTime,
+      summary: "Most bytes of an unfinished request; a client above it is closed."),
+    Setting(
+      "client-output-buffer-limit", .outputLimit(\.outputLimit), change: .anyTime,
+      summary:
+        "`normal HARD SOFT SECONDS`: a client is closed with HARD bytes of unsent replies, or with SOFT when it has read nothing for SECONDS; 0 for no limit."
+    ),
+    Setting(
+      "loglevel", .logLevel(\.logLevel), change: .anyTime,
+      summary: "Least level that is logged: debug, verbose, notice or warning."),
+    Setting(
+      "databases", .fixed("16"), change: .atStart,
+      summary: "Databases that SELECT chooses from; always 16."),
+    Setting(
+      "save", .fixed(""), change: .atStart,
+      summary: "When to write snapshots; this version keeps everything in memory only."),
+    Setting(
+      "appendonly", .fixed("no"), change: .atStart,
+      summary: "Whether to keep an append log; this version keeps everything in memory only."),
+  ]
+
+  static func named(_ name: String) -> Setting? {
+    all.first { $0.name == name.lowercased() }
+  }
+
+  // MARK: Values as text
+
+  /// The value as CONFIG GET gives it.
+  func text(in settings: Settings) -> String {
+    switch kind {
+    case .integer(let property, _), .bytes(let property, _): String(settings[keyPath: property])
+    case .permissions(let property): String(settings[keyPath: property], radix: 8)
+    case .flag(let property): settings[keyPath: property] ? "yes" : "no"
+    case .text(let property): settings[keyPath: property]
+    case .words(let property): settings[keyPath: property].joined(separator: " ")
+    case .logLevel(let property): settings[keyPath: property].name
+    case .outputLimit(let property): Self.text(settings[keyPath: property])
+    case .fixed(let text): text
+    }
+  }
+
+  private static func text(_ limit: Settings.OutputLimit) -> String {
+    "normal \(limit.hardBytes) \(limit.softBytes) \(limit.softSeconds)"
+  }
+
+  /// Reads `text` into `settings`.
+  ///
+  /// - Throws: What is wrong with the text, in Redis's words where it has some.
+  func read(_ text: String, into settings: inout Settings) throws(SettingError) {
+    switch kind {
+    case .integer(let property, let range):
+      guard let number = Int(text) else {
+        throw SettingError("argument couldn't be parsed into an integer")
+      }
+      settings[keyPath: property] = try Self.check(number, range)
+    case .bytes(let property, let range):
+      guard let number = Self.byteCount(text) else {
+        throw SettingError("argument must be a memory value")
+      }
+      settings[keyPath: property] = try Self.check(number, range)
+    case .permissions(let property):
+      guard let number = Int(text, radix: 8), (0...0o777).contains(number) else {
+        throw SettingError("argument must be octal digits between 0 and 777")
+      }
+      settings[keyPath: property] = number
+    case .flag(let property):
+      guard let value = ["yes": true, "no": false][text.lowercased()] else {
+        throw SettingError("argument must be 'yes' or 'no'")
+      }
+      settings[keyPath: property] = value
+    case .text(let property):
+      settings[keyPath: property] = text
+    case .words(let property):
+      settings[keyPath: property] = text.split { $0.isWhitespace }.map(String.init)
+    case .logLevel(let property):
+      guard let level = LogLevel.allCases.first(where: { $0.name == text.lowercased() }) else {
+        let names = LogLevel.allCases.map(\.name).joined(separator: ", ")
+        throw SettingError("argument(s) must be one of the following: \(names)")
+      }
+      settings[keyPath: property] = level
+    case .outputLimit(let property):
+      settings[keyPath: property] = try Self.outputLimit(text, settings[keyPath: property])
+    case .fixed(let only):
+      guard text.lowercased() == only else {
+        throw SettingError("only '\(only)' is possible in this version")
+      }
+    }
+  }
+
+  private static func check(_ number: Int, _ range: ClosedRange<Int>) throws(SettingError) -> Int {
+    guard range.contains(number) else {
+      throw SettingError(
+        "argument must be between \(range.lowerBound) and \(range.upperBound) inclusive")
+    }
+    return number
+  }
+
+  /// `100`, `1k` (1000), `1kb` (1024), likewise `m`, `mb`, `g`, `gb`, in any case.
+  static func byteCount(_ text: String) -> Int? {
+    let digits = text.prefix { $0.isASCII && $0.isNumber }
+    let units = [
+      "": 1, "b": 1, "k": 1000, "kb": 1 << 10, "m": 1_000_000, "mb": 1 << 20,
+      "g": 1_000_000_000, "gb": 1 << 30,
+    ]
+    guard let number = Int(digits), let unit = units[text.dropFirst(digits.count).lowercased()]
+    else { return nil }
+    let (bytes, overflow) = number.multipliedReportingOverflow(by: unit)
+    return overflow ? nil : bytes
+  }
+
+  /// `CLASS HARD SOFT SECONDS`, any number of times; the classes of replicas and subscribers are
+  /// read, checked and without effect, since there are none.
+  private static func outputLimit(
+    _ text: String, _ old: Settings.OutputLimit
+  ) throws(SettingError) -> Settings.OutputLimit {
+    let words = text.split { $0.isWhitespace }.map(String.init)
+    guard !words.isEmpty, words.count % 4 == 0 else {
+      throw SettingError("Wrong number of arguments in buffer limit configuration.")
+    }
+    var limit = old
+    for start in stride(from: 0, to: words.count, by: 4) {
+      let name = words[start].lowercased()
+      guard ["normal", "slave", "replica", "pubsub"].contains(name) else {
+        throw SettingError("Invalid client class specified in buffer limit configuration.")
+      }
+      guard let hard = byteCount(words[start + 1]), let soft = byteCount(words[start + 2]),
+        let seconds = Int(words[start + 3]), seconds >= 0
+      else { throw SettingError("Error in hard, soft or soft_seconds setting in buffer limit configuration.") }
+      if name == "normal" {
+        limit.hardBytes = hard
+        limit.softBytes = soft
+        limit.softSeconds = seconds
+      }
+    }
+    return limit
+  }
+}
+
+/// What is wrong with the value of a setting.
+struct SettingError: Error, Equatable, CustomStringConvertible {
+  let description: String
+
+  init(_ description: String) {
+    self.description = description
+  }
+}

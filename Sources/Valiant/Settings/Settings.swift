@@ -1,0 +1,58 @@
+/// How a server is to run. The defaults are those of the program started without arguments.
+///
+/// Each property belongs to one row in `Setting.all`, which gives it its name in the configuration
+/// file, on the command line and in CONFIG GET and SET.
+public struct Settings: Sendable, Equatable {
+  /// Addresses or names to listen on. One with `-` in front may be missing on this machine. Empty:
+  /// no TCP at all.
+  public var bind = ["127.0.0.1", "-::1"]
+  /// TCP port, 0...65535; 0 lets the system choose a free one.
+  public var port = 4200
+  /// Path of a unix socket to listen on as well; empty for none.
+  public var unixSocket = ""
+  /// Permissions of the unix socket's file, 0...0o777; 0 leaves them to the umask.
+  public var unixSocketPermissions = 0
+  /// Event loops, each with a thread of its own, 1...256; 0 for one per processor that the process
+  /// may use.
+  public var threads = 0
+  /// Most clients at once, 1...1,000,000; further ones get an error.
+  public var maxClients = 10_000
+  /// Seconds without a request after which a client is closed; 0 for never.
+  public var timeoutSeconds = 0
+  /// Seconds of silence after which a peer is asked whether it is still there; 0 for never.
+  public var keepaliveSeconds = 300
+  /// Connections that may wait to be accepted, 1...65,535; the kernel has a limit of its own.
+  public var backlog = 511
+  /// Password that clients must give with AUTH or HELLO before anything else; empty for none.
+  public var password = ""
+  /// Refuse clients from other machines as long as there is neither a password nor a `bind`.
+  public var isProtected = true
+  /// Longest argument of a request in bytes, 1 MiB...512 MiB.
+  public var bulkLengthMaxBytes = 512 << 20
+  /// Most bytes of an unfinished request, 1 MiB...4 GiB - 1; a client above it is closed.
+  public var queryBufferMaxBytes = 1 << 30
+  /// Most unsent output of a client.
+  public var outputLimit = OutputLimit()
+  /// Events below this level are not logged.
+  var logLevel = LogLevel.notice
+  /// Whether anything is logged to standard error. The program logs; an embedded server need not.
+  public var logsToStandardError = false
+
+  public init() {}
+
+  /// When a client that does not read its replies is closed.
+  ///
+  /// A client's requests are no longer processed while 1 MiB of its replies is unsent, so output
+  /// grows beyond that by one reply at most.
+  public struct OutputLimit: Sendable, Equatable {
+    /// Unsent bytes at which it is closed at once; 0 for no such limit.
+    public var hardBytes = 1 << 30
+    /// Unsent bytes at which it is closed when it has read nothing for `softSeconds`; 0 for no
+    /// such limit.
+    public var softBytes = 1 << 20
+    /// Seconds without progress above `softBytes`.
+    public var softSeconds = 60
+
+    public init() {}
+  }
+}

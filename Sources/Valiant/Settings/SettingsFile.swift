@@ -1,0 +1,99 @@
+import Glibc
+
+/// The configuration file: a directive and its value on each line.
+///
+///     # comment
+///     port 4200
+///     bind 127.0.0.1 ::1
+///     requirepass "with blanks"
+enum SettingsFile {
+  /// The longest file that is read; more is a mistake.
+  private static let lengthMaxBytes = 1 << 20
+
+  /// Reads the file at `path` into `settings`.
+  ///
+  /// - Throws: One sentence with the file and line.
+  static func read(_ path: String, into settings: inout Settings) throws(StartError) {
+    let text = try contents(of: path)
+    var number = 0
+    for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
+      number += 1
+      do throws(SettingError) {
+        try read(line: line, into: &settings)
+      } catch {
+        throw StartError("\(path):\(number): \(error)")
+      }
+    }
+  }
+
+  /// Reads one line, which may be blank or a comment.
+  static func read(line: Substring, into settings: inout Settings) throws(SettingError) {
+    guard let words = split(line) else { throw SettingError("unbalanced quotes") }
+    guard let name = words.first, !name.hasPrefix("#") else { return }
+    guard let setting = Setting.named(name) else {
+      throw SettingError("unknown directive '\(name)'")
+    }
+    guard words.count > 1 else { throw SettingError("'\(setting.name)' needs a value") }
+    do throws(SettingError) {
+      try setting.read(words.dropFirst().joined(separator: " "), into: &settings)
+    } catch {
+      throw SettingError("'\(setting.name)': \(error)")
+    }
+  }
+
+  /// Words of a line; those in quotes may hold blanks. Nil when a quote is not closed.
+  private static func split(_ line: Substring) -> [String]? {
+    var words: [String] = []
+    var word: [Character] = []
+    var quote: Character?
+    var isWord = false
+    for character in line {
+      if let open = quote {
+        if character == open { quote = nil } else { word.append(character) }
+      } else if character == "\"" || character == "'" {
+        quote = character
+        isWord = true
+      } else if character.isWhitespace {
+        if isWord { words.append(String(word)) }
+        word = []
+        isWord = false
+      } else {
+        word.append(character)
+        isWord = true
+      }
+    }
+    if quote != nil {
+      // A comment may hold an apostrophe.
+      return line.drop { $0.isWhitespace }.hasPrefix("#") ? [] : nil
+    }
+    if isWord { words.append(String(word)) }
+    return words
+  }
+
+  private static func contents(of path: String) throws(StartError) -> String {
+    let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else {
+      throw StartError("cannot read \(path): \(systemErrorText(errno))")
+    }
+    defer { close(descriptor) }
+    var bytes: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 64 * 1024)
+    while true {
+      let count = unsafe Glibc.read(descriptor, &chunk, chunk.count)
+      if count < 0 { throw StartError("cannot read \(path): \(systemErrorText(errno))") }
+      if count == 0 { break }
+      bytes += chunk.prefix(count)
+      if bytes.count > lengthMaxBytes { throw StartError("\(path): longer than 1 MiB") }
+    }
+    return String(decoding: bytes, as: UTF8.self)
+  }
+}
+
+/// Why the server does not start, in one sentence.
+struct StartError: Error, CustomStringConvertible {
+  let description: String
+
+  init(_ description: String) {
+    self.description = description
+  }
+}

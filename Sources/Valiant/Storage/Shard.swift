@@ -1,0 +1,177 @@
+import Glibc
+
+/// The part of the store behind one lock: a keyspace for each of the sixteen databases.
+///
+///     byte   0   lock                4 bytes
+///            8   other databases     address of fifteen keyspaces, nil until one is used
+///           16   database 0          a keyspace
+///
+/// 128 bytes, so that two shards never share a cache line; what a lookup reads lies in the first
+/// 64. The parts are addressed one by one instead of through a struct, because the exclusive
+/// access that Swift begins on a struct would cover the lock, which other threads read meanwhile.
+///
+/// Invariant: `base` is such a block, made by `Store` and freed by it. Everything but the lock is
+/// touched only by the thread that holds the lock.
+@safe struct Shard {
+  private let base: UnsafeMutableRawPointer
+
+  static let strideBytes = 128
+  static let databaseCount = 16
+  private static let othersOffset = 8
+  private static let mainOffset = 16
+
+  @inline(__always)
+  init(base: UnsafeMutableRawPointer) {
+    unsafe self.base = base
+  }
+
+  /// Makes the block at `base` an empty shard.
+  static func initialize(_ base: UnsafeMutableRawPointer) {
+    precondition(mainOffset + MemoryLayout<Keyspace>.size <= strideBytes, "a shard has outgrown it")
+    unsafe base.initializeMemory(as: SpinLock.self, to: SpinLock())
+    unsafe (base + othersOffset).initializeMemory(as: Others.self, to: nil)
+    unsafe (base + mainOffset).initializeMemory(
+      as: Keyspace.self, to: Keyspace(shardBits: Store.shardBits))
+  }
+
+  /// Frees everything in the shard. Nobody may use it any more.
+  func deinitialize() {
+    for database in 0..<Self.databaseCount {
+      unsafe keyspaceIfUsed(database)?.pointer.deinitialize(count: 1)
+    }
+    unsafe others.pointee?.deallocate()
+    unsafe lockWord.deinitialize(count: 1)
+  }
+
+  private typealias Others = UnsafeMutablePointer<Keyspace>?
+
+  @inline(__always)
+  private var lockWord: UnsafeMutablePointer<SpinLock> {
+    unsafe base.assumingMemoryBound(to: SpinLock.self)
+  }
+
+  private var others: UnsafeMutablePointer<Others> {
+    unsafe (base + Self.othersOffset).assumingMemoryBound(to: Others.self)
+  }
+
+  // MARK: For everybody
+
+  @inline(__always)
+  func lock() { unsafe lockWord.pointee.lock() }
+
+  @inline(__always)
+  func unlock() { unsafe lockWord.pointee.unlock() }
+
+  @inline(__always)
+  func withLock<Result: ~Copyable, Failure: Error>(
+    _ body: () throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    lock()
+    defer { unlock() }
+    return try body()
+  }
+
+  /// Asks the processor for the lock and the head of the table.
+  @inline(__always)
+  func prefetch() { unsafe Processor.prefetch(base) }
+
+  // MARK: For the holder of the lock
+
+  /// The keys of `database`, 0...15, in this shard.
+  @inline(__always)
+  func keyspace(_ database: Int) -> KeyspaceReference {
+    if database == 0 {
+      // SAFETY: the block holds database 0 there.
+      return unsafe KeyspaceReference(
+        pointer: (base + Self.mainOffset).assumingMemoryBound(to: Keyspace.self))
+    }
+    return otherKeyspace(database)
+  }
+
+  @inline(never)
+  private func otherKeyspace(_ database: Int) -> KeyspaceReference {
+    precondition(database > 0 && database < Self.databaseCount, "no such database")
+    if let first = unsafe others.pointee {
+      return unsafe KeyspaceReference(pointer: first + (database - 1))
+    }
+    let first = UnsafeMutablePointer<Keyspace>.allocate(capacity: Self.databaseCount - 1)
+    for index in 0..<Self.databaseCount - 1 {
+      unsafe (first + index).initialize(to: Keyspace(shardBits: Store.shardBits))
+    }
+    unsafe others.pointee = first
+    return unsafe KeyspaceReference(pointer: first + (database - 1))
+  }
+
+  /// The keys of `database`, nil if nobody ever used it here.
+  func keyspaceIfUsed(_ database: Int) -> KeyspaceReference? {
+    if database == 0 { return keyspace(0) }
+    return unsafe others.pointee == nil ? nil : otherKeyspace(database)
+  }
+}
+
+/// A keyspace of a shard whose lock the holder of the reference holds.
+///
+/// Invariant: `pointer` is a live keyspace, and the lock of its shard is held while it is used.
+@safe struct KeyspaceReference {
+  let pointer: UnsafeMutablePointer<Keyspace>
+
+  @inline(__always)
+  init(pointer: UnsafeMutablePointer<Keyspace>) {
+    unsafe self.pointer = pointer
+  }
+
+  var count: Int { unsafe pointer.pointee.count }
+  var expiringCount: Int { unsafe pointer.pointee.expiringCount }
+  var expiredCount: Int { unsafe pointer.pointee.expiredCount }
+  var allocatedBytes: Int { unsafe pointer.pointee.allocatedBytes }
+
+  @inline(__always)
+  func prefetchSlot(hash: UInt64) { unsafe pointer.pointee.prefetchSlot(hash: hash) }
+
+  @inline(__always)
+  func prefetchEntry(hash: UInt64) { unsafe pointer.pointee.prefetchEntry(hash: hash) }
+
+  /// See `Keyspace.find`.
+  @inline(__always)
+  func find(_ key: Bytes, hash: UInt64, now: Timestamp) -> Entry? {
+    unsafe pointer.pointee.find(key, hash: hash, now: now)
+  }
+
+  /// See `Keyspace.set`.
+  @inline(__always)
+  func set(
+    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?, hashing: SipHash
+  ) {
+    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline) { hashing.hash($0) }
+  }
+
+  /// See `Keyspace.remove`.
+  func remove(_ key: Bytes, hash: UInt64, now: Timestamp) -> Bool {
+    unsafe pointer.pointee.remove(key, hash: hash, now: now)
+  }
+
+  /// See `Keyspace.setDeadline`.
+  func setDeadline(
+    _ deadline: Timestamp?, of key: Bytes, hash: UInt64, now: Timestamp, hashing: SipHash
+  ) -> Bool {
+    unsafe pointer.pointee.setDeadline(deadline, of: key, hash: hash, now: now) {
+      hashing.hash($0)
+    }
+  }
+
+  /// See `Keyspace.sweepSegment`.
+  func sweepSegment(now: Timestamp) -> (removed: Int, isAtEnd: Bool) {
+    unsafe pointer.pointee.sweepSegment(now: now)
+  }
+
+  /// Leaves an empty keyspace and returns the full one. O(1).
+  func takeAll() -> Keyspace {
+    let full = unsafe pointer.move()
+    unsafe pointer.initialize(to: Keyspace(after: full, shardBits: Store.shardBits))
+    return full
+  }
+
+  func checkInvariants(hashing: SipHash) {
+    unsafe pointer.pointee.checkInvariants { hashing.hash($0) }
+  }
+}

@@ -1,0 +1,368 @@
+import Glibc
+import Synchronization
+
+/// Keys and values in memory, for use from any number of threads.
+///
+/// Keys and values are bytes, any content, up to 512 MiB each. A key can have a time to live, after
+/// which it is gone. There are sixteen databases, 0...15, which share nothing but the memory.
+///
+///     let store = Store()
+///     store.set("greeting", to: "hello", expiresIn: .seconds(60))
+///     store.get("greeting")     // "hello"
+///
+/// Every operation is atomic, costs O(1) and holds one small lock for its time; operations on
+/// different keys hardly ever wait for each other. The store consists of 1,024 shards, chosen by a
+/// keyed hash (SipHash-1-3 under a random key), so nobody can aim many keys at one place.
+///
+/// A server keeps its keys in such a store (`Server.store`); both can be used at the same time.
+@safe public final class Store: Sendable {
+  static let shardBits = 10
+  static let shardCount = 1 << shardBits
+
+  /// How many databases there are; they are numbered from 0.
+  public static let databaseCount = Shard.databaseCount
+  /// The longest key or value in bytes, 512 MiB.
+  public static let lengthMax = 512 << 20
+
+  // SAFETY: `shardCount` shards, alive as long as the store; each guards itself by its lock.
+  nonisolated(unsafe) private let shards: UnsafeMutableRawPointer
+  let hashing: SipHash
+
+  /// An empty store. It takes 128 KiB.
+  public init() {
+    hashing = .random()
+    unsafe shards = .allocate(
+      byteCount: Self.shardCount * Shard.strideBytes, alignment: Shard.strideBytes)
+    for index in 0..<Self.shardCount {
+      unsafe Shard.initialize(shards + index * Shard.strideBytes)
+    }
+  }
+
+  deinit {
+    for index in 0..<Self.shardCount { shard(index).deinitialize() }
+    unsafe shards.deallocate()
+  }
+
+  // MARK: Shards
+
+  @inline(__always)
+  func shard(_ index: Int) -> Shard {
+    precondition(UInt(bitPattern: index) < UInt(bitPattern: Self.shardCount), "no such shard")
+    return unsafe Shard(base: shards + index &* Shard.strideBytes)
+  }
+
+  @inline(__always)
+  func shardIndex(hash: UInt64) -> Int {
+    Int(truncatingIfNeeded: hash &>> UInt64(64 - Self.shardBits))
+  }
+
+  @inline(__always)
+  func shard(hash: UInt64) -> Shard {
+    // SAFETY: the hash's upper `shardBits` bits are below `shardCount`.
+    unsafe Shard(base: shards + shardIndex(hash: hash) &* Shard.strideBytes)
+  }
+
+  // MARK: Keys as bytes
+
+  /// The value of `key`, nil when there is none.
+  public func get(_ key: [UInt8], database: Int = 0) -> [UInt8]? {
+    withKey(key, database) { keyspace, key, hash in
+      keyspace.find(key, hash: hash, now: .now)?.value.array
+    }
+  }
+
+  /// Sets `key` to `value`, replacing what it was, its time to live included.
+  ///
+  /// - Parameters:
+  ///   - expiresIn: How long the key lives, from a millisecond up; nil for ever. Zero or less
+  ///     removes the key.
+  public func set(
+    _ key: [UInt8], to value: [UInt8], expiresIn: Duration? = nil, database: Int = 0
+  ) {
+    precondition(key.count <= Self.lengthMax && value.count <= Self.lengthMax, "too long")
+    let deadline = expiresIn.map(Self.deadline)
+    if let expiresIn, expiresIn <= .zero {
+      delete(key, database: database)
+      return
+    }
+    withKey(key, database) { keyspace, key, hash in
+      value.withBytes {
+        keyspace.set(key, hash: hash, to: $0, deadline: deadline, hashing: hashing)
+      }
+    }
+  }
+
+  /// Removes `key`.
+  ///
+  /// - Returns: Whether it was there.
+  @discardableResult
+  public func delete(_ key: [UInt8], database: Int = 0) -> Bool {
+    withKey(key, database) { keyspace, key, hash in keyspace.remove(key, hash: hash, now: .now) }
+  }
+
+  /// Whether there is a value for `key`.
+  public func exists(_ key: [UInt8], database: Int = 0) -> Bool {
+    withKey(key, database) { keyspace, key, hash in
+      keyspace.find(key, hash: hash, now: .now) != nil
+    }
+  }
+
+  /// Gives `key` a new time to live.
+  ///
+  /// - Parameter duration: How long the key lives from now on; nil for ever. Zero or less removes
+  ///   the key.
+  /// - Returns: Whether the key was there.
+  @discardableResult
+  public func expire(_ key: [UInt8], in duration: Duration?, database: Int = 0) -> Bool {
+    if let duration, duration <= .zero { return delete(key, database: database) }
+    return withKey(key, database) { keyspace, key, hash in
+      keyspace.setDeadline(
+        duration.map(Self.deadline), of: key, hash: hash, now: .now, hashing: hashing)
+    }
+  }
+
+  /// How long a key has still to live.
+  public enum TimeToLive: Equatable, Sendable {
+    /// There is no such key.
+    case missing
+    /// The key does not expire.
+    case unlimited
+    /// The key is gone after this time, exact to a millisecond.
+    case remaining(Duration)
+  }
+
+  /// How long `key` has still to live.
+  public func timeToLive(_ key: [UInt8], database: Int = 0) -> TimeToLive {
+    let now = Timestamp.now
+    return withKey(key, database) { keyspace, key, hash in
+      guard let entry = keyspace.find(key, hash: hash, now: now) else { return .missing }
+      guard let deadline = entry.deadline else { return .unlimited }
+      return .remaining(.milliseconds(deadline.milliseconds - now.milliseconds))
+    }
+  }
+
+  // MARK: Keys as text
+
+  /// The value of `key` as text, nil when there is none; bytes that are not UTF-8 are replaced.
+  public func get(_ key: String, database: Int = 0) -> String? {
+    get(Array(key.utf8), database: database).map { String(decoding: $0, as: UTF8.self) }
+  }
+
+  /// Sets `key` to `value`; see the same method for bytes.
+  public func set(
+    _ key: String, to value: String, expiresIn: Duration? = nil, database: Int = 0
+  ) {
+    set(Array(key.utf8), to: Array(value.utf8), expiresIn: expiresIn, database: database)
+  }
+
+  /// Removes `key`; see the same method for bytes.
+  @discardableResult
+  public func delete(_ key: String, database: Int = 0) -> Bool {
+    delete(Array(key.utf8), database: database)
+  }
+
+  /// Whether there is a value for `key`.
+  public func exists(_ key: String, database: Int = 0) -> Bool {
+    exists(Array(key.utf8), database: database)
+  }
+
+  /// Gives `key` a new time to live; see the same method for bytes.
+  @discardableResult
+  public func expire(_ key: String, in duration: Duration?, database: Int = 0) -> Bool {
+    expire(Array(key.utf8), in: duration, database: database)
+  }
+
+  /// How long `key` has still to live.
+  public func timeToLive(_ key: String, database: Int = 0) -> TimeToLive {
+    timeToLive(Array(key.utf8), database: database)
+  }
+
+  // MARK: The whole store
+
+  /// The number of keys in `database`, those included that have expired and were not yet collected.
+  ///
+  /// O(shards). Shards are counted one after the other, so keys that come and go meanwhile may or
+  /// may not be counted.
+  public func count(database: Int = 0) -> Int {
+    census(database: database).keys
+  }
+
+  /// Bytes that the store takes from the system for tables, keys and values.
+  public var allocatedBytes: Int {
+    (0..<Self.databaseCount).reduce(0) { $0 + census(database: $1).bytes }
+  }
+
+  /// Removes all keys of `database`, at one moment for everybody. O(keys) to free them.
+  public func removeAll(database: Int = 0) {
+    _ = takeAll(databases: database...database)
+  }
+
+  /// Removes keys whose time to live is over; without it they go when somebody asks for them.
+  ///
+  /// A server does this by itself. Call it now and then for a store of your own, as often as you
+  /// like: one call takes each lock for microseconds only.
+  ///
+  /// - Returns: How many keys were removed.
+  @discardableResult
+  public func removeExpired() -> Int {
+    var sweep = ExpirySweep()
+    var removed = 0
+    repeat {
+      removed += sweep.step(self, now: .now).removed
+    } while !sweep.isAtStart
+    return removed
+  }
+
+  /// What a database holds.
+  struct Census {
+    var keys = 0
+    var expiring = 0
+    var expired = 0
+    var bytes = 0
+  }
+
+  func census(database: Int) -> Census {
+    var census = Census()
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      shard.withLock {
+        guard let keyspace = shard.keyspaceIfUsed(database) else { return }
+        census.keys += keyspace.count
+        census.expiring += keyspace.expiringCount
+        census.expired += keyspace.expiredCount
+        census.bytes += keyspace.allocatedBytes
+      }
+    }
+    return census
+  }
+
+  /// Keyspaces that have been taken out of the store; their memory is freed with this object.
+  @safe final class RemovedKeyspaces: Sendable {
+    // SAFETY: filled before the object is shared, read by nobody but `deinit`.
+    nonisolated(unsafe) private var keyspaces: [UnsafeMutablePointer<Keyspace>] =
+      unsafe []
+
+    fileprivate func add(_ keyspace: consuming Keyspace) {
+      let pointer = UnsafeMutablePointer<Keyspace>.allocate(capacity: 1)
+      unsafe pointer.initialize(to: keyspace)
+      unsafe keyspaces.append(pointer)
+    }
+
+    deinit {
+      for unsafe pointer in unsafe keyspaces {
+        unsafe pointer.deinitialize(count: 1)
+        unsafe pointer.deallocate()
+      }
+    }
+  }
+
+  /// Empties `databases` at one moment for everybody, and returns what was in them.
+  ///
+  /// The locks are held for the time of exchanging pointers; freeing is left to the caller.
+  func takeAll(databases: ClosedRange<Int>) -> RemovedKeyspaces {
+    let removed = RemovedKeyspaces()
+    for index in 0..<Self.shardCount { shard(index).lock() }
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      for database in databases {
+        guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
+        removed.add(keyspace.takeAll())
+      }
+    }
+    for index in 0..<Self.shardCount { shard(index).unlock() }
+    return removed
+  }
+
+  /// Stops the process if an invariant of the store does not hold. For tests.
+  func checkInvariants() {
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      shard.withLock {
+        for database in 0..<Self.databaseCount {
+          shard.keyspaceIfUsed(database)?.checkInvariants(hashing: hashing)
+        }
+      }
+    }
+  }
+
+  // MARK: Helpers
+
+  private static func deadline(_ duration: Duration) -> Timestamp {
+    let parts = duration.components
+    let (milliseconds, overflow) = Int(parts.seconds).multipliedReportingOverflow(by: 1000)
+    let fraction = Int(parts.attoseconds / 1_000_000_000_000_000)
+    let (sum, carry) = (overflow ? Int.max : milliseconds).addingReportingOverflow(fraction)
+    let (moment, late) = Timestamp.now.milliseconds.addingReportingOverflow(carry ? Int.max : sum)
+    return Timestamp(milliseconds: late ? Int.max : moment)
+  }
+
+  /// Calls `body` with the keyspace of `key`, under its shard's lock.
+  @inline(__always)
+  private func withKey<Result>(
+    _ key: [UInt8], _ database: Int, _ body: (KeyspaceReference, Bytes, UInt64) -> Result
+  ) -> Result {
+    precondition(database >= 0 && database < Self.databaseCount, "no such database")
+    return key.withBytes { bytes in
+      let hash = hashing.hash(bytes)
+      let shard = shard(hash: hash)
+      return shard.withLock { body(shard.keyspace(database), bytes, hash) }
+    }
+  }
+}
+
+/// A walk over the whole store that removes expired keys, in steps of one segment a shard.
+struct ExpirySweep {
+  private var shard = 0
+  private var database = 0
+
+  /// Whether the next step begins a new round.
+  var isAtStart: Bool { shard == 0 && database == 0 }
+
+  /// Looks at one segment, at most 256 entries, of one database of one shard, under its lock.
+  mutating func step(_ store: Store, now: Timestamp) -> (removed: Int, looked: Bool) {
+    let shard = store.shard(shard)
+    let step: (removed: Int, isAtEnd: Bool, looked: Bool) = shard.withLock {
+      while database < Store.databaseCount {
+        if let keyspace = shard.keyspaceIfUsed(database), keyspace.expiringCount > 0 {
+          let result = keyspace.sweepSegment(now: now)
+          return (result.removed, result.isAtEnd, true)
+        }
+        database += 1
+      }
+      return (0, true, false)
+    }
+    if step.isAtEnd {
+      database += 1
+      if database >= Store.databaseCount {
+        database = 0
+        self.shard = (self.shard + 1) % Store.shardCount
+      }
+    }
+    return (step.removed, step.looked)
+  }
+}
+
+/// The shards that a command touches: locked in ascending order, each once, so that two commands
+/// can never wait for each other in a circle.
+struct ShardSet {
+  private var words: InlineArray<16, UInt64> = .init(repeating: 0)
+
+  /// Adds the shard of a key with this hash.
+  mutating func insert(hash: UInt64) {
+    let shard = Int(truncatingIfNeeded: hash &>> UInt64(64 - Store.shardBits))
+    words[shard >> 6] |= 1 << UInt64(shard & 63)
+  }
+
+  func lock(in store: Store) { forEach { store.shard($0).lock() } }
+  func unlock(in store: Store) { forEach { store.shard($0).unlock() } }
+
+  private func forEach(_ body: (Int) -> Void) {
+    for index in words.indices {
+      var word = words[index]
+      while word != 0 {
+        body(index << 6 + word.trailingZeroBitCount)
+        word &= word - 1
+      }
+    }
+  }
+}

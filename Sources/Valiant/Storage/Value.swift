@@ -1,0 +1,18 @@
+/// The value of an entry, as a view that is good until the shard's lock is released.
+///
+/// Open to further types: a handler asks the context for the type that it needs, and everything
+/// else is a WRONGTYPE error there.
+enum Value {
+  /// A string.
+  case bytes(Bytes)
+  /// A string that spells a 64-bit integer in canonical form, stored as a number.
+  case integer(Int)
+
+  /// A copy that outlives the view.
+  var array: [UInt8] {
+    switch self {
+    case .bytes(let bytes): bytes.array
+    case .integer(let number): Array(String(number).utf8)
+    }
+  }
+}

@@ -1,0 +1,147 @@
+import Glibc
+
+/// A growable run of bytes with one owner: output of a loop, input of a connection.
+///
+/// Invariant: `base` points to `capacity` writable bytes from `malloc`, of which the first `count`
+/// are initialised; with `capacity` 0 there is no memory. Growth doubles, so appending costs O(1)
+/// amortised per byte, and memory is only ever taken for bytes that are there.
+@safe struct ByteBuffer: ~Copyable {
+  private var base: UnsafeMutablePointer<UInt8>
+  private(set) var count = 0
+  private(set) var capacity = 0
+
+  private static var nothing: UnsafeMutablePointer<UInt8> {
+    // SAFETY: never read or written: `capacity` is 0.
+    unsafe UnsafeMutablePointer(bitPattern: 1).unsafelyUnwrapped
+  }
+
+  init() {
+    unsafe base = Self.nothing
+  }
+
+  /// Takes over `count` bytes of a block of `capacity` bytes from `malloc`.
+  private init(base: UnsafeMutablePointer<UInt8>, count: Int, capacity: Int) {
+    unsafe self.base = base
+    self.count = count
+    self.capacity = capacity
+  }
+
+  deinit {
+    if capacity > 0 { unsafe free(base) }
+  }
+
+  var isEmpty: Bool { count == 0 }
+
+  /// A view that is good until the buffer is next changed.
+  @inline(__always)
+  var bytes: Bytes {
+    // SAFETY: the first `count` bytes are initialised.
+    unsafe Bytes(base: base, count: count)
+  }
+
+  /// Makes room for `extra` further bytes.
+  @inline(__always)
+  mutating func reserve(_ extra: Int) {
+    if capacity &- count < extra { grow(by: extra) }
+  }
+
+  @inline(never)
+  private mutating func grow(by extra: Int) {
+    let wanted = max(count + extra, capacity * 2, 64)
+    // SAFETY: `base` is nil for realloc or comes from malloc.
+    guard let block = unsafe realloc(capacity == 0 ? nil : base, wanted) else {
+      fatalError("out of memory: \(wanted) bytes for a buffer")
+    }
+    unsafe base = block.assumingMemoryBound(to: UInt8.self)
+    capacity = wanted
+  }
+
+  @inline(__always)
+  mutating func append(_ byte: UInt8) {
+    reserve(1)
+    // SAFETY: room was made.
+    unsafe base[count] = byte
+    count &+= 1
+  }
+
+  @inline(__always)
+  mutating func append(_ bytes: Bytes) {
+    reserve(bytes.count)
+    // SAFETY: room was made, and a view never overlaps the free part of a buffer.
+    unsafe copyBytes(base + count, bytes.pointer, bytes.count)
+    count &+= bytes.count
+  }
+
+  @inline(__always)
+  mutating func append(_ text: StaticString) {
+    let length = text.utf8CodeUnitCount
+    reserve(length)
+    // SAFETY: room was made; a static string is readable for its code units.
+    unsafe copyBytes(base + count, text.utf8Start, length)
+    count &+= length
+  }
+
+  mutating func append(_ text: String) {
+    var text = text
+    text.withUTF8 { units in
+      guard let start = units.baseAddress else { return }
+      // SAFETY: the string keeps its units for the length of this closure.
+      unsafe append(Bytes(base: start, count: units.count))
+    }
+  }
+
+  /// Appends `number` in decimal.
+  @inline(__always)
+  mutating func append(decimal number: Int) {
+    reserve(decimalDigitsMax)
+    // SAFETY: room for the longest number was made.
+    unsafe count &+= writeDecimal(number, to: base + count)
+  }
+
+  /// Hands out room for at least `minimum` further bytes; `didAppend` says how many were written.
+  @unsafe mutating func freeSpace(_ minimum: Int) -> UnsafeMutableBufferPointer<UInt8> {
+    reserve(minimum)
+    return unsafe UnsafeMutableBufferPointer(start: base + count, count: capacity - count)
+  }
+
+  /// Counts `written` bytes that were put into the free space.
+  mutating func didAppend(_ written: Int) {
+    precondition(written >= 0 && written <= capacity - count, "more bytes than there was room")
+    count += written
+  }
+
+  /// Drops the first `dropped` bytes. O(count).
+  mutating func removeFirst(_ dropped: Int) {
+    precondition(dropped >= 0 && dropped <= count, "more bytes than there are")
+    if dropped == 0 { return }
+    count -= dropped
+    // SAFETY: both ends lie within the initialised bytes.
+    unsafe memmove(base, base + dropped, count)
+  }
+
+  /// Forgets everything behind the first `kept` bytes.
+  @inline(__always)
+  mutating func truncate(to kept: Int) {
+    precondition(kept >= 0 && kept <= count, "more bytes than there are")
+    count = kept
+  }
+
+  /// Empties the buffer; gives its memory back when it holds more than `keptCapacity` bytes.
+  mutating func clear(keeping keptCapacity: Int) {
+    count = 0
+    if capacity > keptCapacity {
+      unsafe free(base)
+      unsafe base = Self.nothing
+      capacity = 0
+    }
+  }
+
+  /// Moves the contents out, leaving an empty buffer without memory.
+  mutating func take() -> ByteBuffer {
+    let taken = unsafe ByteBuffer(base: base, count: count, capacity: capacity)
+    unsafe base = Self.nothing
+    count = 0
+    capacity = 0
+    return taken
+  }
+}

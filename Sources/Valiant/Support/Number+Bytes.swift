@@ -1,0 +1,71 @@
+/// Numbers to bytes and back, in the strict decimal form that RESP and stored integers use.
+
+/// The most characters `writeDecimal` writes: a sign and 19 digits.
+let decimalDigitsMax = 20
+
+extension Bytes {
+  /// The 64-bit integer these bytes spell in canonical form, else nil.
+  ///
+  /// Canonical is `-?[1-9][0-9]*` or `0`, within the range of `Int`: no blanks, no `+`, no leading
+  /// zeros, no `-0`. So a number and its text determine each other.
+  var integer: Int? {
+    guard count > 0, count <= decimalDigitsMax else { return nil }
+    var index = 0
+    let isNegative = self[0] == UInt8(ascii: "-")
+    if isNegative { index = 1 }
+    guard index < count else { return nil }
+    let first = self[index] &- UInt8(ascii: "0")
+    guard first <= 9 else { return nil }
+    if first == 0 { return count == 1 ? 0 : nil }
+    var magnitude = UInt(first)
+    index &+= 1
+    while index < count {
+      let digit = self[index] &- UInt8(ascii: "0")
+      guard digit <= 9 else { return nil }
+      let (product, overflow) = magnitude.multipliedReportingOverflow(by: 10)
+      let (sum, carry) = product.addingReportingOverflow(UInt(digit))
+      if overflow || carry { return nil }
+      magnitude = sum
+      index &+= 1
+    }
+    if isNegative {
+      return magnitude <= Int.min.magnitude ? Int(truncatingIfNeeded: 0 &- magnitude) : nil
+    }
+    return Int(exactly: magnitude)
+  }
+}
+
+/// Writes `number` in decimal and returns how many bytes that took, 1...20.
+///
+/// - Parameter target: Writable for `decimalDigitsMax` bytes.
+@inline(__always)
+@unsafe func writeDecimal(_ number: Int, to target: UnsafeMutablePointer<UInt8>) -> Int {
+  if UInt(bitPattern: number) < 10 {
+    unsafe target[0] = UInt8(ascii: "0") &+ UInt8(truncatingIfNeeded: number)
+    return 1
+  }
+  return unsafe writeLongDecimal(number, to: target)
+}
+
+@inline(never)
+@unsafe private func writeLongDecimal(
+  _ number: Int, to target: UnsafeMutablePointer<UInt8>
+) -> Int {
+  var magnitude = number.magnitude
+  var length = number < 0 ? 1 : 0
+  if number < 0 { unsafe target[0] = UInt8(ascii: "-") }
+  var power: UInt = 10
+  var digits = 1
+  while digits < 19, magnitude >= power {
+    power &*= 10
+    digits += 1
+  }
+  length += digits
+  var position = length
+  repeat {
+    position -= 1
+    unsafe target[position] = UInt8(ascii: "0") &+ UInt8(truncatingIfNeeded: magnitude % 10)
+    magnitude /= 10
+  } while magnitude > 0
+  return length
+}

@@ -1,0 +1,18 @@
+import CLibUV
+
+/// Instructions of the processor that Swift has no words for.
+///
+/// The only place outside `Network` that imports the C module, whose header holds them.
+enum Processor {
+  /// Asks for the cache line at `address`, which need not be mapped: a hint never faults.
+  @inline(__always)
+  static func prefetch(_ address: UnsafeRawPointer) {
+    unsafe valiant_prefetch(address)
+  }
+
+  /// Tells the core that this is a spinning loop.
+  @inline(__always)
+  static func spinPause() {
+    valiant_spin_pause()
+  }
+}

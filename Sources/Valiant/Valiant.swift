@@ -1,0 +1,156 @@
+import Glibc
+
+/// Puts the parts together: commands over a server, and the program around both.
+
+extension Server {
+  /// A server that is ready to be started.
+  ///
+  /// - Parameters:
+  ///   - settings: Where to listen and within which limits; `port` 0 lets the system choose one.
+  ///   - store: The keys to serve; a new, empty store if none is given.
+  public convenience init(settings: Settings = Settings(), store: Store = Store()) {
+    self.init(
+      settings: settings, store: store, commandNames: CommandTable.shared.names,
+      makeReader: { server, worker in
+        let box = DispatcherBox(server: server, worker: worker)
+        return { connection, bytes in box.process(connection, bytes) }
+      })
+  }
+}
+
+/// Gives a dispatcher an address that does not change.
+///
+/// Invariant: `pointer` is initialised from `init` to `deinit`; its loop's thread alone uses it.
+@safe private final class DispatcherBox {
+  private let pointer: UnsafeMutablePointer<Dispatcher>
+
+  init(server: Server, worker: Worker) {
+    unsafe pointer = .allocate(capacity: 1)
+    unsafe pointer.initialize(to: Dispatcher(server: server, worker: worker))
+  }
+
+  deinit {
+    unsafe pointer.deinitialize(count: 1)
+    unsafe pointer.deallocate()
+  }
+
+  @inline(__always)
+  func process(_ connection: Connection, _ bytes: Bytes) -> Int {
+    unsafe pointer.pointee.process(connection, bytes)
+  }
+}
+
+/// What the program ends with.
+private enum ExitStatus {
+  static let stopped: Int32 = 0
+  /// An address is taken, or the system refuses something.
+  static let cannotRun: Int32 = 1
+  /// A mistake in flags or configuration: starting again would not help.
+  static let badConfiguration: Int32 = 2
+}
+
+/// Runs the program `valiant`: reads its arguments, serves until it is told to stop.
+///
+/// - Parameter arguments: Without the program's own name.
+/// - Returns: The process's exit status: 0 after SIGTERM, SIGINT or SHUTDOWN; 1 when an address is
+///   taken or the system refuses something; 2 for a mistake in the arguments or the configuration.
+public func run(arguments: [String]) -> Int32 {
+  let invocation: Invocation
+  let settings: Settings
+  do throws(StartError) {
+    switch try Invocation.parse(arguments) {
+    case .help:
+      Log.writeAll(Invocation.help, to: STDOUT_FILENO)
+      return ExitStatus.stopped
+    case .version:
+      Log.writeAll("Valiant \(Version.valiant)\n", to: STDOUT_FILENO)
+      return ExitStatus.stopped
+    case .print(let what):
+      Log.writeAll(try documentation(what), to: STDOUT_FILENO)
+      return ExitStatus.stopped
+    case .serve(let given):
+      invocation = given
+      settings = try given.settings()
+    }
+  } catch {
+    Log(level: .notice).warning("\(error)")
+    return ExitStatus.badConfiguration
+  }
+  let server = Server(settings: settings)
+  server.setConfigurationFile(invocation.file ?? "")
+  do throws(Server.StartFailure) {
+    try server.start(inherited: Socket.inherited()) { worker in
+      let reload = Reload(server: server, invocation: invocation, loaded: settings)
+      worker.onSignal(SIGHUP) { reload.run() }
+      for (number, name) in [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT")] {
+        worker.onSignal(number) {
+          server.log.notice("shutting down: \(name)")
+          server.requestStop()
+        }
+      }
+    }
+  } catch {
+    server.log.warning("\(error)")
+    return error.isMisconfiguration ? ExitStatus.badConfiguration : ExitStatus.cannotRun
+  }
+  let threads = server.workers.count
+  server.log.notice(
+    "Valiant \(Version.valiant) ready on \(server.addresses.joined(separator: ", ")) with \(threads) \(threads == 1 ? "thread" : "threads")"
+  )
+  server.waitUntilStopped()
+  server.log.notice("stopped")
+  return ExitStatus.stopped
+}
+
+/// What documentation is made from, by its name.
+private func documentation(_ what: String) throws(StartError) -> String {
+  switch what {
+  case "commands": return CommandDocs.table
+  case "settings": return Invocation.settingsTable
+  case "config": return Invocation.defaultFile
+  default: throw StartError("--print needs 'commands', 'settings' or 'config'")
+  }
+}
+
+/// SIGHUP: reads the configuration again and applies what has changed in it.
+///
+/// What CONFIG SET changed stays, unless the file says something new about it. Belongs to the first
+/// worker's thread.
+private final class Reload {
+  private unowned let server: Server
+  private let invocation: Invocation
+  /// What file and flags said last.
+  private var loaded: Settings
+
+  init(server: Server, invocation: Invocation, loaded: Settings) {
+    self.server = server
+    self.invocation = invocation
+    self.loaded = loaded
+  }
+
+  func run() {
+    let new: Settings
+    do throws(StartError) {
+      new = try invocation.settings()
+    } catch {
+      server.log.warning("configuration not reloaded, nothing changed: \(error)")
+      return
+    }
+    let source = invocation.file ?? "the command line"
+    let changed = Setting.all.filter { $0.text(in: loaded) != $0.text(in: new) }
+    if changed.isEmpty {
+      server.log.notice("reloaded \(source): unchanged")
+    }
+    for setting in changed {
+      let (old, text) = (setting.text(in: loaded), setting.text(in: new))
+      let words = setting.isSecret ? "changed" : "'\(old)' is now '\(text)'"
+      if setting.change == .anyTime {
+        server.changeSettings { settings in try? setting.read(text, into: &settings) }
+        server.log.notice("reloaded \(source): \(setting.name) \(words)")
+      } else {
+        server.log.warning("reloaded \(source): \(setting.name) \(words), after a restart")
+      }
+    }
+    loaded = new
+  }
+}

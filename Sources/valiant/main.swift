@@ -1,0 +1,4 @@
+import Glibc
+import Valiant
+
+exit(run(arguments: Array(CommandLine.arguments.dropFirst())))

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""redis_py.py HOST PORT: what a program does with redis-py, against a running server.
+
+With the library's default settings, then with RESP2 and with RESP3 asked for. Uses keys which begin with `redis-py:`
+and removes them. Prints `ok - ...` or `not ok - ...` for each group of checks; exit status 1 if one failed.
+"""
+
+import sys
+import threading
+import time
+import traceback
+import uuid
+
+import redis
+
+HOST, PORT = sys.argv[1], int(sys.argv[2])
+PREFIX = "redis-py:" + uuid.uuid4().hex + ":"
+
+
+def key(name):
+    return PREFIX + name
+
+
+def set_get_delete(client):
+    assert client.ping() is True
+    assert client.echo("hello") == b"hello"
+    assert client.get(key("a")) is None
+    assert client.set(key("a"), "one") is True
+    assert client.get(key("a")) == b"one"
+    assert client.set(key("b"), 2) is True
+    assert client.get(key("b")) == b"2"
+    assert client[key("b")] == b"2"
+    assert client.exists(key("a"), key("b"), key("c"), key("a")) == 3
+    assert client.delete(key("a"), key("b"), key("c")) == 2
+    assert client.exists(key("a")) == 0
+
+
+def options_of_set(client):
+    assert client.set(key("a"), 1, xx=True) is None
+    assert client.set(key("a"), 1, nx=True) is True
+    assert client.set(key("a"), 2, nx=True) is None
+    assert client.set(key("a"), 3, get=True) == b"1"
+    assert client.set(key("b"), 3, get=True) is None
+    assert client.delete(key("a"), key("b")) == 2
+
+
+def expiry(client):
+    assert client.ttl(key("a")) == -2
+    client.set(key("a"), 1)
+    assert client.ttl(key("a")) == -1
+    client.set(key("a"), 1, ex=100)
+    assert client.ttl(key("a")) in (99, 100)
+    client.set(key("a"), 2, keepttl=True)
+    assert 98_000 < client.pttl(key("a")) <= 100_000
+    client.set(key("a"), 1, exat=int(time.time()) + 50)
+    assert client.ttl(key("a")) in (49, 50)
+    client.set(key("a"), 1, px=30)
+    time.sleep(0.1)
+    assert client.get(key("a")) is None
+
+
+def binary_values(client):
+    every = bytes(range(256))
+    client.set(key("binary").encode() + every, every)
+    assert client.get(key("binary").encode() + every) == every
+    assert client.delete(key("binary").encode() + every) == 1
+    client.set(key("empty"), b"")
+    assert client.get(key("empty")) == b""
+    client.set(key("umlaut"), "Größe €")
+    assert client.get(key("umlaut")).decode() == "Größe €"
+    assert client.delete(key("empty"), key("umlaut")) == 2
+
+
+def a_value_of_one_mebibyte(client):
+    large = bytes(range(256)) * 4096
+    client.set(key("large"), large)
+    assert client.get(key("large")) == large
+    assert client.echo(large) == large
+    assert client.delete(key("large")) == 1
+
+
+def pipeline(client):
+    with client.pipeline(transaction=False) as batch:
+        for number in range(1000):
+            batch.set(key(f"pipeline:{number}"), number)
+        assert batch.execute() == [True] * 1000
+        for number in range(1000):
+            batch.get(key(f"pipeline:{number}"))
+        assert batch.execute() == [b"%d" % number for number in range(1000)]
+        batch.set(key("a"), 1).execute_command("NOSUCH").get(key("a"))
+        first, error, last = batch.execute(raise_on_error=False)
+        assert (first, last) == (True, b"1") and isinstance(error, redis.ResponseError)
+        for number in range(1000):
+            batch.delete(key(f"pipeline:{number}"))
+        assert batch.execute() == [1] * 1000
+    assert client.delete(key("a")) == 1
+
+
+def clients(client):
+    with client.client() as one:  # a connection of its own: names belong to connections
+        assert one.client_setname("redis-py") is True
+        assert one.client_getname() in ("redis-py", b"redis-py")
+        number = one.client_id()
+        information = one.client_info()
+        assert int(information["id"]) == number and information["name"] == "redis-py"
+        asked = client.connection_pool.connection_kwargs.get("protocol")
+        assert asked is None or int(information["resp"]) == int(asked)
+        listed = {int(other["id"]): other for other in client.client_list()}
+        assert listed[number]["name"] == "redis-py"
+
+
+def server(client):
+    assert "maxclients" in client.config_get("maxclients")
+    assert {"timeout", "maxclients"} <= client.config_get("timeout", "maxclients").keys()
+    assert client.config_get("nosuch") == {}
+    timeout = client.config_get("timeout")["timeout"]
+    assert client.config_set("timeout", timeout) in (True, b"OK")
+    information = client.info()
+    assert information["tcp_port"] == PORT and information["connected_clients"] >= 1
+    assert "redis_version" in client.info("server")
+    before = client.dbsize()
+    client.set(key("a"), 1)
+    assert client.dbsize() == before + 1
+    assert client.delete(key("a")) == 1
+    assert client.command_count() > 10
+    assert abs(client.time()[0] - time.time()) < 5
+
+
+def errors(client):
+    set_nosuch = ("CONFIG", "SET", "nosuch", 1)
+    for wrong in ("NOSUCH",), ("GET",), ("SET", key("a"), 1, "BOGUS"), ("SELECT", 99), set_nosuch:
+        try:
+            client.execute_command(*wrong)
+        except redis.ResponseError:
+            continue
+        raise AssertionError(f"{wrong} was accepted")
+    assert client.ping() is True
+
+
+def eight_threads_on_a_pool(client):
+    pool = redis.ConnectionPool(max_connections=8, **client.connection_pool.connection_kwargs)
+    shared = redis.Redis(connection_pool=pool)
+    problems = []
+
+    def work(thread):
+        try:
+            for number in range(200):
+                name = key(f"thread:{thread}:{number}")
+                shared.set(name, number)
+                assert shared.get(name) == b"%d" % number
+                assert shared.delete(name) == 1
+        except Exception as problem:  # noqa: reported by the main thread
+            problems.append(f"thread {thread}: {problem!r}")
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pool.disconnect()
+    assert not problems, problems
+
+
+CHECKS = [set_get_delete, options_of_set, expiry, binary_values, a_value_of_one_mebibyte, pipeline, clients, server,
+          errors, eight_threads_on_a_pool]
+PROTOCOLS = {"default": {}, "RESP2": {"protocol": 2}, "RESP3": {"protocol": 3}}
+
+
+def main():
+    passed = failed = 0
+    for protocol, settings in PROTOCOLS.items():
+        for check in CHECKS:
+            name = f"redis-py, {protocol}: {check.__name__.replace('_', ' ')}"
+            client = redis.Redis(HOST, PORT, **settings)
+            try:
+                check(client)
+            except Exception:
+                failed += 1
+                print(f"not ok - {name}")
+                print("".join("# " + line + "\n" for line in traceback.format_exc().splitlines()), end="")
+            else:
+                passed += 1
+                print(f"ok - {name}")
+            finally:
+                client.close()
+    print(f"# redis-py {redis.__version__}: {passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
