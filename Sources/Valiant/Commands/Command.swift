@@ -19,15 +19,10 @@ struct Command: Sendable {
   /// The version of Redis in which it appeared, or of Valiant for what Redis does not have.
   let since: String
   let subcommands: [Command]
-  let isContainer: Bool
   let handler: Handler
   fileprivate(set) var category = Category.connection
   /// Position in the table, by which statistics are kept.
   fileprivate(set) var index = 0
-
-  // Arity as a range that one comparison checks.
-  private let argumentsMin: Int
-  private let argumentsSpan: UInt
 
   init(
     _ syntax: String, arity: Int, flags: Flags = [], keys: KeyPositions = .none,
@@ -44,10 +39,7 @@ struct Command: Sendable {
     self.complexity = complexity
     self.since = since
     self.subcommands = subcommands
-    isContainer = !subcommands.isEmpty
     self.handler = handler
-    argumentsMin = abs(arity)
-    argumentsSpan = arity < 0 ? UInt(Int.max) : 0
   }
 
   /// A command that only exists with a subcommand.
@@ -65,11 +57,6 @@ struct Command: Sendable {
     Command(
       "\(container) HELP", arity: 2, flags: [.loading, .stale],
       summary: "Lists the subcommands.", since: since, handler: CommandDocs.help)
-  }
-
-  @inline(__always)
-  func accepts(argumentCount: Int) -> Bool {
-    UInt(bitPattern: argumentCount &- argumentsMin) <= argumentsSpan
   }
 
   /// Words of the syntax line that are the name.
@@ -146,12 +133,6 @@ struct Command: Sendable {
       if first == 0 { return stride(from: 0, to: 0, by: 1) }
       let end = last < 0 ? count + last : min(last, count - 1)
       return stride(from: first, to: end + 1, by: step)
-    }
-
-    /// Whether a request of `count` arguments names exactly one key.
-    @inline(__always)
-    func isOne(count: Int) -> Bool {
-      last == first || (last < 0 && count &+ last == first)
     }
   }
 

@@ -10,7 +10,7 @@
   let hashing: SipHash
 
   /// The command that runs, its arguments and who sent it.
-  fileprivate(set) var row: UnsafePointer<Command>
+  fileprivate(set) var row: UnsafePointer<CommandTable.Row>
   var request: Request
   var client: Client
   var connection: Connection
@@ -36,7 +36,7 @@
   var server: Server { unsafe serverReference }
   var worker: Worker { unsafe workerReference }
 
-  var command: Command { unsafe row.pointee }
+  var command: Command { unsafe row.pointee.command }
 
   /// The settings as this loop knows them.
   var settings: Settings { worker.settings }
@@ -105,7 +105,7 @@
 
   /// Prepares for a command. The hash is that of its first key.
   @inline(__always)
-  mutating func begin(_ row: UnsafePointer<Command>, _ request: Request) {
+  mutating func begin(_ row: UnsafePointer<CommandTable.Row>, _ request: Request) {
     unsafe self.row = row
     self.request = request
   }
@@ -119,7 +119,7 @@
   mutating func hashKeys() -> ShardSet {
     var shards = ShardSet()
     hashes.reserve(request.count)
-    for index in unsafe row.pointee.keys.indices(count: request.count) {
+    for index in unsafe row.pointee.command.keys.indices(count: request.count) {
       let hash = hashing.hash(request[index])
       hashes[index] = hash
       shards.insert(hash: hash)

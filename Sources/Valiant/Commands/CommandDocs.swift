@@ -15,7 +15,7 @@ enum CommandDocs {
       lines.append("    \(subcommand.summary)")
     }
     context.reply.array(lines.count)
-    for line in lines { context.reply.status(line) }
+    for line in lines { context.reply.status(text: line) }
   }
 
   /// The README's table of commands.
@@ -91,7 +91,7 @@ enum CommandDocs {
       if !flags.isEmpty {
         reply.bulkString("flags")
         reply.set(flags.count)
-        for flag in flags { reply.status(flag) }
+        for flag in flags { reply.status(text: flag) }
       }
       if !argument.parts.isEmpty {
         reply.bulkString("arguments")

@@ -7,7 +7,7 @@
 /// Invariant: `rows` are `count` commands, `slots` are 2^slotBits; both live as long as the process.
 @safe struct CommandTable: Sendable {
   // SAFETY: written while `shared` is made, by one thread, and never changed.
-  nonisolated(unsafe) let rows: UnsafePointer<Command>
+  nonisolated(unsafe) let rows: UnsafePointer<Row>
   nonisolated(unsafe) private let slots: UnsafePointer<Slot>
   /// Commands and subcommands.
   let count: Int
@@ -19,10 +19,57 @@
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
   ])
 
-  private struct Slot {
+  /// What every request needs of a command, close together, and the command.
+  ///
+  /// Not copyable, so that reading one part through a pointer neither copies the others nor counts
+  /// references.
+  struct Row: ~Copyable {
+    private let handler: Command.Handler
+    /// Arity as a range that one comparison checks.
+    private let argumentsMin: Int
+    private let argumentsSpan: UInt
+    let firstKey: Int
+    let lastKey: Int
+    let index: Int
+    let flags: Command.Flags
+    let isContainer: Bool
+    let command: Command
+
+    fileprivate init(_ command: Command) {
+      handler = command.handler
+      argumentsMin = abs(command.arity)
+      argumentsSpan = command.arity < 0 ? UInt(Int.max) : 0
+      firstKey = command.keys.first
+      lastKey = command.keys.last
+      index = command.index
+      flags = command.flags
+      isContainer = !command.subcommands.isEmpty
+      self.command = command
+    }
+
+    /// Runs the command. Borrowing the row spares counting references to the closure.
+    @inline(__always)
+    borrowing func call(_ context: inout CommandContext) throws(CommandError) {
+      try handler(&context)
+    }
+
+    /// Whether a request may have `argumentCount` arguments, its name included.
+    @inline(__always)
+    func accepts(argumentCount: Int) -> Bool {
+      UInt(bitPattern: argumentCount &- argumentsMin) <= argumentsSpan
+    }
+
+    /// Whether a request of `argumentCount` arguments names exactly one key.
+    @inline(__always)
+    func namesOneKey(argumentCount: Int) -> Bool {
+      lastKey == firstKey || (lastKey < 0 && argumentCount &+ lastKey == firstKey)
+    }
+  }
+
+  @safe private struct Slot {
     var word: UInt64
     var length: Int
-    var row: Int
+    var row: UnsafePointer<Row>?
   }
 
   private static let slotBits: UInt64 = 8
@@ -42,17 +89,20 @@
         all.append(subcommand.placed(in: command.category, at: all.count))
       }
     }
-    let rows = UnsafeMutablePointer<Command>.allocate(capacity: all.count)
-    for command in all { unsafe (rows + command.index).initialize(to: command) }
+    let rows = UnsafeMutablePointer<Row>.allocate(capacity: all.count)
+    for command in all { unsafe (rows + command.index).initialize(to: Row(command)) }
     let slotCount = 1 << Int(Self.slotBits)
     precondition(topLevel.count * 2 < slotCount, "the table of names is too small")
     let slots = UnsafeMutablePointer<Slot>.allocate(capacity: slotCount)
-    unsafe slots.initialize(repeating: Slot(word: 0, length: 0, row: -1), count: slotCount)
+    unsafe slots.initialize(repeating: Slot(word: 0, length: 0, row: nil), count: slotCount)
     for command in topLevel {
+      precondition(
+        command.name.utf8.allSatisfy { $0 &- 0x61 < 26 }, "a name is not of letters only")
       let word = Array(command.name.utf8).withBytes { Self.word($0) }
       var index = Self.slotIndex(word)
-      while unsafe slots[index].row >= 0 { index = (index + 1) & (slotCount - 1) }
-      unsafe slots[index] = Slot(word: word, length: command.name.utf8.count, row: command.index)
+      while unsafe slots[index].row != nil { index = (index + 1) & (slotCount - 1) }
+      unsafe slots[index] = Slot(
+        word: word, length: command.name.utf8.count, row: UnsafePointer(rows + command.index))
     }
     unsafe self.rows = UnsafePointer(rows)
     unsafe self.slots = UnsafePointer(slots)
@@ -60,14 +110,12 @@
     self.topLevel = topLevel
   }
 
-  /// The first eight bytes of a name in lower case, as one number.
+  /// The first eight bytes of a name with the bit of small letters set, as one number.
+  ///
+  /// No byte but a letter becomes a letter by that bit, and names consist of letters.
   @inline(__always)
   private static func word(_ name: Bytes) -> UInt64 {
-    var word: UInt64 = 0
-    for index in 0..<min(name.count, 8) {
-      word = word &<< 8 | UInt64(asciiLowercase(name[index]))
-    }
-    return word
+    name.firstWord | 0x2020_2020_2020_2020
   }
 
   @inline(__always)
@@ -77,26 +125,30 @@
 
   /// The row of the command called `name`, in any case; nil when there is none. O(1).
   @inline(__always)
-  func find(_ name: Bytes) -> UnsafePointer<Command>? {
+  func find(_ name: Bytes) -> UnsafePointer<Row>? {
     let word = Self.word(name)
     var index = Self.slotIndex(word)
     while true {
       // SAFETY: the index is below 2^slotBits, a row's below `count`; there are free slots.
       let slot = unsafe slots[index]
-      if slot.row < 0 { return nil }
+      guard let row = unsafe slot.row else { return nil }
       if slot.word == word, slot.length == name.count {
-        let row = unsafe rows + slot.row
-        if name.count <= 8 || name.equalsIgnoringCase(unsafe row.pointee.name) { return unsafe row }
+        if name.count <= 8 || (unsafe Self.isNamed(row, name)) { return unsafe row }
       }
       index = (index &+ 1) & (1 &<< Int(Self.slotBits) &- 1)
     }
   }
 
+  @inline(never)
+  private static func isNamed(_ row: UnsafePointer<Row>, _ name: Bytes) -> Bool {
+    unsafe name.equalsIgnoringCase(row.pointee.command.name)
+  }
+
   /// The row of a container's subcommand.
-  func find(_ name: Bytes, in container: UnsafePointer<Command>) -> UnsafePointer<Command>? {
-    let prefix = unsafe container.pointee.name + "|"
+  func find(_ name: Bytes, in container: UnsafePointer<Row>) -> UnsafePointer<Row>? {
+    let prefix = unsafe container.pointee.command.name + "|"
     for index in topLevel.count..<count {
-      let full = unsafe rows[index].name
+      let full = unsafe rows[index].command.name
       if full.hasPrefix(prefix), name.equalsIgnoringCase(String(full.dropFirst(prefix.count))) {
         return unsafe rows + index
       }
@@ -107,7 +159,7 @@
   /// The row with this index.
   subscript(index: Int) -> Command {
     precondition(UInt(bitPattern: index) < UInt(bitPattern: count), "no such command")
-    return unsafe rows[index]
+    return unsafe rows[index].command
   }
 
   /// Names by index.

@@ -19,7 +19,7 @@
   /// One request of a batch.
   @safe private struct Item {
     /// Nil for a name that no command has.
-    var command: UnsafePointer<Command>?
+    var command: UnsafePointer<CommandTable.Row>?
     var firstArgument: Int
     var argumentCount: Int
     /// Of the first key, if the command has one.
@@ -81,38 +81,56 @@
       context.now = Timestamp(milliseconds: time / 1_000_000)
       let (count, ending, isInline) = parseBatch(input, client)
       if count > 1 { prefetch(count, client.database) }
-      var executed = 0
-      while executed < count {
-        execute(unsafe batch[executed], isInline ? parser.inlineBytes.bytes : input, client)
-        executed &+= 1
-        if client.flags.contains(.closeAfterReply) {
-          account(executed, since: time)
-          return finish(connection, input)
-        }
-        if context.reply.output.count >= Self.flushBytes {
-          sentBytes += context.reply.output.count
-          guard mayGoOn(connection, client, sentBytes) else {
-            account(executed, since: time)
-            let end = unsafe batch[executed - 1].end
-            parser.rewind(to: end)
-            return end
-          }
-        }
+      let (executed, outcome) = runBatch(
+        count, isInline ? parser.inlineBytes.bytes : input, connection, client, &sentBytes)
+      switch outcome {
+      case .all: break
+      case .closing:
+        account(executed, since: time)
+        return finish(connection, input)
+      case .waiting:
+        account(executed, since: time)
+        let end = unsafe batch[executed - 1].end
+        parser.rewind(to: end)
+        return end
       }
       if count > 0 { time = account(count, since: time) }
       switch ending {
       case .more: continue
       case .incomplete: return incomplete(connection, client, input)
       case .failed(let error): return fail(connection, input, error)
-      case .crossProtocol:
-        context.server.log.warning(
-          "closing client \(client.id) at \(client.address.text): it speaks HTTP, possibly an attack from a web page"
-        )
-        context.reply.output.truncate(to: 0)
-        connection.close()
-        return input.count
+      case .crossProtocol: return refuseHTTP(connection, input)
       }
     }
+  }
+
+  private enum BatchOutcome {
+    case all
+    /// The connection ends after what has been answered.
+    case closing
+    /// The rest has to wait: for the client to read, or for others to have their turn.
+    case waiting
+  }
+
+  /// Runs the batch, as far as that goes.
+  @inline(never)
+  private mutating func runBatch(
+    _ count: Int, _ bytes: Bytes, _ connection: Connection, _ client: Client,
+    _ sentBytes: inout Int
+  ) -> (executed: Int, BatchOutcome) {
+    var executed = 0
+    while executed < count {
+      execute(executed, bytes, client)
+      executed &+= 1
+      if !client.flags.isEmpty {
+        if client.flags.contains(.closeAfterReply) { return (executed, .closing) }
+      }
+      if context.reply.output.count >= Self.flushBytes {
+        sentBytes += context.reply.output.count
+        if !mayGoOn(connection, client, sentBytes) { return (executed, .waiting) }
+      }
+    }
+    return (executed, .all)
   }
 
   private mutating func begin(_ connection: Connection, _ client: Client) {
@@ -194,6 +212,16 @@
     return input.count
   }
 
+  private mutating func refuseHTTP(_ connection: Connection, _ input: Bytes) -> Int {
+    context.server.log.warning(
+      "closing client \(context.client.id) at \(context.client.address.text): it speaks HTTP, possibly an attack from a web page"
+    )
+    context.reply.output.truncate(to: 0)
+    parser.rewind(to: input.count)
+    connection.close()
+    return input.count
+  }
+
   private mutating func fail(
     _ connection: Connection, _ input: Bytes, _ error: ProtocolError
   ) -> Int {
@@ -205,7 +233,10 @@
   }
 
   /// Takes up to a batch of requests from the input.
-  @inline(__always)
+  ///
+  /// A function of its own, like the next steps: together they would be too much for the
+  /// processor's registers. Called once a batch.
+  @inline(never)
   private mutating func parseBatch(
     _ input: Bytes, _ client: Client
   ) -> (count: Int, ending: Ending, isInline: Bool) {
@@ -243,7 +274,7 @@
     let command = unsafe table.find(request[0])
     var hash: UInt64 = 0
     if let command = unsafe command {
-      let key = unsafe command.pointee.keys.first
+      let key = unsafe command.pointee.firstKey
       if key != 0, key < request.count { hash = context.hashing.hash(request[key]) }
     }
     unsafe batch[index] = Item(
@@ -251,14 +282,11 @@
       end: parser.position)
   }
 
-  /// Asks for the memory of all requests of the batch, in three rounds that build on each other.
+  /// Asks for the memory of all requests of the batch, in two rounds that build on each other.
   ///
   /// The table is read under its lock, as everywhere; it is released again at once.
-  @inline(__always)
+  @inline(never)
   private func prefetch(_ count: Int, _ database: Int) {
-    for index in 0..<count {
-      unsafe store.shard(hash: batch[index].hash).prefetch()
-    }
     for index in 0..<count {
       let hash = unsafe batch[index].hash
       if hash == 0 { continue }
@@ -277,13 +305,26 @@
   ///
   /// - Returns: The time now.
   @discardableResult
-  @inline(__always)
+  @inline(never)
   private func account(_ count: Int, since start: Int) -> Int {
     let now = Clock.wallNanoseconds
     let each = max(0, now &- start) / count
-    for index in 0..<count {
-      guard let command = unsafe batch[index].command else { continue }
-      statistics.withCommand(unsafe command.pointee.index) { $0.nanoseconds.add(each) }
+    // Pipelines mostly repeat one command: a run of the same is counted at once.
+    var index = 0
+    while index < count {
+      let command = unsafe batch[index].command
+      let first = index
+      repeat { index &+= 1 } while unsafe index < count && batch[index].command == command
+      if let command = unsafe command {
+        let run = index &- first
+        statistics.withCommand(unsafe command.pointee.index) {
+          $0.calls.add(run)
+          $0.nanoseconds.add(run &* each)
+        }
+      }
+    }
+    if let last = unsafe batch[count &- 1].command {
+      context.client.lastCommand = unsafe last.pointee.index
     }
     statistics.commandsProcessed.add(count)
     return now
@@ -293,29 +334,41 @@
 
   /// Checks one request in the order in which a client notices, and runs it.
   @inline(__always)
-  private mutating func execute(_ item: Item, _ bytes: Bytes, _ client: Client) {
-    let request = parser.request(
-      in: bytes, firstArgument: item.firstArgument, count: item.argumentCount)
-    let flags = client.flags
-    let start = context.reply.output.count
-    if let command = unsafe item.command, unsafe !command.pointee.isContainer,
-      unsafe command.pointee.accepts(argumentCount: request.count), flags.isEmpty
+  private mutating func execute(_ index: Int, _ bytes: Bytes, _ client: Client) {
+    let item = unsafe batch + index
+    let request = unsafe parser.request(
+      in: bytes, firstArgument: item.pointee.firstArgument, count: item.pointee.argumentCount)
+    if let command = unsafe item.pointee.command, unsafe !command.pointee.isContainer,
+      unsafe command.pointee.accepts(argumentCount: request.count), client.flags.isEmpty
     {
-      unsafe run(command, request, item.hash)
+      unsafe run(command, request, item.pointee.hash)
     } else {
-      executeCarefully(item, request, client)
+      executeCarefully(index, request, client)
     }
-    if !flags.isEmpty || !client.flags.isEmpty { dropSuppressedReply(start, client, flags) }
   }
 
   /// The same for what is not quite usual.
   @inline(never)
-  private mutating func executeCarefully(_ item: Item, _ request: Request, _ client: Client) {
+  private mutating func executeCarefully(_ index: Int, _ request: Request, _ client: Client) {
+    let start = context.reply.output.count
+    if client.flags.contains(.skipNextReply) {
+      client.flags.subtract(.skipNextReply)
+      client.flags.insert(.skipReply)
+    }
+    defer {
+      // CLIENT REPLY OFF and SKIP: what was written is taken back.
+      if !client.flags.isDisjoint(with: [.replyOff, .skipReply]) {
+        context.reply.output.truncate(to: start)
+        client.flags.remove(.skipReply)
+      }
+    }
     do throws(CommandError) {
-      let command = try unsafe resolve(item.command, request)
+      let command = try unsafe resolve(batch[index].command, request)
+      // Statistics are kept for the subcommand.
+      unsafe batch[index].command = command
       do throws(CommandError) {
         guard unsafe command.pointee.accepts(argumentCount: request.count) else {
-          let name = unsafe command.pointee.name
+          let name = unsafe command.pointee.command.name
           throw .arity(command: name)
         }
         if client.flags.contains(.mustAuthenticate),
@@ -325,9 +378,10 @@
         }
       } catch {
         statistics.withCommand(unsafe command.pointee.index) { $0.rejected.add() }
+        unsafe batch[index].command = nil
         throw error
       }
-      unsafe run(command, request, item.hash)
+      unsafe run(command, request, batch[index].hash)
     } catch {
       answer(error)
     }
@@ -335,15 +389,15 @@
 
   /// The row of a request: the command's, or that of its subcommand.
   private func resolve(
-    _ command: UnsafePointer<Command>?, _ request: Request
-  ) throws(CommandError) -> UnsafePointer<Command> {
+    _ command: UnsafePointer<CommandTable.Row>?, _ request: Request
+  ) throws(CommandError) -> UnsafePointer<CommandTable.Row> {
     guard let command = unsafe command else {
       throw .unknownCommand(
         name: request[0].prefix(Self.unknownTextBytes).array, arguments: quoted(request))
     }
     if unsafe !command.pointee.isContainer || request.count < 2 { return unsafe command }
     guard let subcommand = unsafe table.find(request[1], in: command) else {
-      let container = unsafe command.pointee.name
+      let container = unsafe command.pointee.command.name
       throw .unknownSubcommand(
         name: request[1].prefix(Self.unknownTextBytes).array, container: container)
     }
@@ -365,25 +419,22 @@
 
   /// Runs a command under the locks of its keys.
   @inline(__always)
-  private mutating func run(_ command: UnsafePointer<Command>, _ request: Request, _ hash: UInt64) {
+  private mutating func run(_ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64) {
     unsafe context.begin(command, request)
-    context.client.lastCommand = unsafe command.pointee.index
-    statistics.withCommand(unsafe command.pointee.index) { $0.calls.add() }
-    let keys = unsafe command.pointee.keys
     do throws(CommandError) {
-      if keys.first == 0 {
-        try unsafe command.pointee.handler(&context)
-      } else if keys.isOne(count: request.count) {
-        context.setHash(hash, of: keys.first)
+      if unsafe command.pointee.firstKey == 0 {
+        try unsafe command.pointee.call(&context)
+      } else if unsafe command.pointee.namesOneKey(argumentCount: request.count) {
+        context.setHash(hash, of: unsafe command.pointee.firstKey)
         let shard = store.shard(hash: hash)
         shard.lock()
         defer { shard.unlock() }
-        try unsafe command.pointee.handler(&context)
+        try unsafe command.pointee.call(&context)
       } else {
         let shards = context.hashKeys()
         shards.lock(in: store)
         defer { shards.unlock(in: store) }
-        try unsafe command.pointee.handler(&context)
+        try unsafe command.pointee.call(&context)
       }
     } catch {
       statistics.withCommand(unsafe command.pointee.index) { $0.failed.add() }
@@ -395,20 +446,5 @@
   private mutating func answer(_ error: CommandError) {
     statistics.errorReplies.add()
     context.reply.error(error.message)
-  }
-
-  /// Takes back the reply of a client that wants none: CLIENT REPLY OFF and SKIP.
-  ///
-  /// - Parameter before: The client's flags before the command.
-  @inline(never)
-  private mutating func dropSuppressedReply(_ start: Int, _ client: Client, _ before: ClientFlags) {
-    if client.flags.contains(.replyOff) || before.contains(.skipReply) {
-      context.reply.output.truncate(to: start)
-    }
-    client.flags.remove(.skipReply)
-    if client.flags.contains(.skipNextReply) {
-      client.flags.remove(.skipNextReply)
-      client.flags.insert(.skipReply)
-    }
   }
 }

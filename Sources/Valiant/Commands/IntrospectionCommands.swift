@@ -117,14 +117,13 @@ enum IntrospectionCommands: CommandFamily {
     let asked = context.request.dropFirst(2)
     let table = CommandTable.shared
     guard var row = unsafe table.find(asked[0]) else { throw .invalidCommand }
-    if asked.count > 1, unsafe !row.pointee.subcommands.isEmpty {
+    if asked.count > 1, unsafe row.pointee.isContainer {
       guard let subcommand = unsafe table.find(asked[1], in: row) else { throw .invalidCommand }
       unsafe row = subcommand
     }
-    let command = unsafe row.pointee
-    guard command.keys.first > 0 else { throw .noKeys }
-    guard command.accepts(argumentCount: asked.count) else { throw .wrongArgumentsForCommand }
-    let keys = Array(command.keys.indices(count: asked.count))
+    guard unsafe row.pointee.firstKey > 0 else { throw .noKeys }
+    guard unsafe row.pointee.accepts(argumentCount: asked.count) else { throw .wrongArgumentsForCommand }
+    let keys = Array(unsafe row.pointee.command.keys.indices(count: asked.count))
     context.reply.array(keys.count)
     for index in keys { context.reply.bulkString(asked[index]) }
   }
@@ -136,13 +135,13 @@ enum IntrospectionCommands: CommandFamily {
     reply.integer(command.arity)
     let flags = Command.Flags.names.filter { command.flags.contains($0.0) }
     reply.set(flags.count)
-    for flag in flags { reply.status(flag.1) }
+    for flag in flags { reply.status(text: flag.1) }
     reply.integer(command.keys.first)
     reply.integer(command.keys.last)
     reply.integer(command.keys.step)
     let categories = command.aclCategories
     reply.set(categories.count)
-    for category in categories { reply.status(category) }
+    for category in categories { reply.status(text: category) }
     reply.array(0)  // tips
     writeKeySpecification(command.keys, to: &reply)
     reply.array(command.subcommands.count)
@@ -159,7 +158,7 @@ enum IntrospectionCommands: CommandFamily {
     reply.map(3)
     reply.bulkString("flags")
     reply.set(keys.access.count)
-    for access in keys.access { reply.status(access) }
+    for access in keys.access { reply.status(text: access) }
     reply.bulkString("begin_search")
     reply.map(2)
     reply.bulkString("type")

@@ -14,11 +14,15 @@ enum StringCommands: CommandFamily {
       handler: set),
   ]
 
+  // The two hottest handlers become part of their rows' closures: a call less each.
+
+  @inline(__always)
   private static func get(_ context: inout CommandContext) throws(CommandError) {
     guard let value = try context.string(1) else { return context.reply.null() }
     context.reply.bulkString(value)
   }
 
+  @inline(__always)
   private static func set(_ context: inout CommandContext) throws(CommandError) {
     if context.request.count > 3 { return try setWithOptions(&context) }
     context.set(1, to: context.request[2], deadline: nil)

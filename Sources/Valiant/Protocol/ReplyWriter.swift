@@ -14,21 +14,21 @@ struct ReplyWriter: ~Copyable {
 
   @inline(__always)
   mutating func ok() {
-    output.append("+OK\r\n")
+    output.append(literal: "+OK\r\n")
   }
 
   /// A status, `+text`.
   @inline(__always)
   mutating func status(_ text: StaticString) {
     output.append(UInt8(ascii: "+"))
-    output.append(text)
-    output.append("\r\n")
+    output.append(literal: text)
+    output.appendLineEnd()
   }
 
-  mutating func status(_ text: String) {
+  mutating func status(text: String) {
     output.append(UInt8(ascii: "+"))
     output.append(text)
-    output.append("\r\n")
+    output.appendLineEnd()
   }
 
   /// An error, `-text`; line ends in the text become blanks, so that it stays one line.
@@ -38,21 +38,17 @@ struct ReplyWriter: ~Copyable {
       let endsLine = byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n")
       output.append(endsLine ? UInt8(ascii: " ") : byte)
     }
-    output.append("\r\n")
+    output.appendLineEnd()
   }
 
   @inline(__always)
   mutating func integer(_ number: Int) {
-    output.append(UInt8(ascii: ":"))
-    output.append(decimal: number)
-    output.append("\r\n")
+    output.append(line: UInt8(ascii: ":"), number)
   }
 
   @inline(__always)
   mutating func bulkString(_ bytes: Bytes) {
-    header(UInt8(ascii: "$"), bytes.count)
-    output.append(bytes)
-    output.append("\r\n")
+    output.append(bulk: bytes)
   }
 
   /// A number as a bulk string.
@@ -65,27 +61,27 @@ struct ReplyWriter: ~Copyable {
   mutating func bulkString(_ text: String) {
     header(UInt8(ascii: "$"), text.utf8.count)
     output.append(text)
-    output.append("\r\n")
+    output.appendLineEnd()
   }
 
   /// Nothing: a missing key, a refused SET NX.
   @inline(__always)
   mutating func null() {
-    if protocolVersion == 3 { output.append("_\r\n") } else { output.append("$-1\r\n") }
+    if protocolVersion == 3 { output.append(literal: "_\r\n") } else { output.append(literal: "$-1\r\n") }
   }
 
   /// Nothing where otherwise an array stands.
   mutating func nullArray() {
-    if protocolVersion == 3 { output.append("_\r\n") } else { output.append("*-1\r\n") }
+    if protocolVersion == 3 { output.append(literal: "_\r\n") } else { output.append(literal: "*-1\r\n") }
   }
 
   /// Text for people, such as INFO: marked as such in RESP3.
   mutating func verbatim(_ text: String) {
     guard protocolVersion == 3 else { return bulkString(text) }
     header(UInt8(ascii: "="), text.utf8.count + 4)
-    output.append("txt:")
+    output.append(literal: "txt:")
     output.append(text)
-    output.append("\r\n")
+    output.appendLineEnd()
   }
 
   // MARK: Aggregates: the header, behind which the caller writes the elements
@@ -110,8 +106,6 @@ struct ReplyWriter: ~Copyable {
 
   @inline(__always)
   private mutating func header(_ type: UInt8, _ count: Int) {
-    output.append(type)
-    output.append(decimal: count)
-    output.append("\r\n")
+    output.append(line: type, count)
   }
 }

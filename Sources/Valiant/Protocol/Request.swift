@@ -2,6 +2,13 @@
 struct ArgumentRange {
   var offset: UInt32
   var length: UInt32
+
+  @inline(__always)
+  init(offset: Int, length: Int) {
+    // Both fit: an input is less than 4 GiB long.
+    self.offset = UInt32(truncatingIfNeeded: offset)
+    self.length = UInt32(truncatingIfNeeded: length)
+  }
 }
 
 /// One complete request: a command name and its arguments, as ranges of the input.
@@ -65,12 +72,23 @@ struct ArgumentRange {
     unsafe UnsafePointer(base + start)
   }
 
+  /// Room for `extra` ranges behind the last one; `didAppend` says how many were written.
+  @inline(__always)
+  @unsafe mutating func freeSpace(_ extra: Int) -> UnsafeMutablePointer<ArgumentRange> {
+    if capacity &- count < extra { grow() }
+    return unsafe base + count
+  }
+
+  @inline(__always)
+  mutating func didAppend(_ written: Int) {
+    count &+= written
+  }
+
   @inline(__always)
   mutating func append(offset: Int, length: Int) {
     if count == capacity { grow() }
-    // SAFETY: there is room. Offsets fit: an input is at most 4 GiB long.
-    unsafe base[count] = ArgumentRange(
-      offset: UInt32(truncatingIfNeeded: offset), length: UInt32(truncatingIfNeeded: length))
+    // SAFETY: there is room.
+    unsafe base[count] = ArgumentRange(offset: offset, length: length)
     count &+= 1
   }
 

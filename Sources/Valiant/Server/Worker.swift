@@ -123,7 +123,7 @@ final class Worker: @unchecked Sendable {
         descriptor, isUnix: isUnix, on: loop, owner: nil)
     else { return }
     var output = ByteBuffer()
-    output.append(reply)
+    output.append(literal: reply)
     connection.send(&output)
     connection.finish()
   }

@@ -9,7 +9,7 @@ import Glibc
 /// segment, doubles when a segment needs more bits than it has.
 ///
 ///     hash     [ shard | directory index ……………………………………… | home: 8 | check: 8 ]
-///     directory word   [ 4 free | slots' exponent: 4 | local depth: 8 | slots' address: 48 ]
+///     directory word   [ slots - 1: 8 | local depth: 8 | slots' address: 48 ]
 ///     slot             [ home: 8 | check: 8 | entry's address: 48 ]      0 = free
 ///
 /// Invariants:
@@ -28,21 +28,23 @@ import Glibc
 /// All methods need the lock of the shard that owns the table.
 @safe struct HashTable: ~Copyable {
   private var directory: UnsafeMutablePointer<UInt64>?
-  private var depth: UInt64 = 0
+  /// What is left of the hash's 63 bits behind the directory index: 63 - depth.
+  private var shift: UInt64 = 63
   private(set) var count = 0
   /// Bytes in directory and segments, with the allocator's rounding.
   private(set) var allocatedBytes = 0
-  /// Bits at the top of the hash that choose the shard and are the same in the whole table.
-  private let shardBits: UInt64
 
+  /// Bits at the top of the hash that choose the shard and are the same in the whole table.
+  private static let shardBits: UInt64 = UInt64(Store.shardBits)
   private static let addressMask: UInt64 = (1 << 48) - 1
   private static let tagShift: UInt64 = 48
-  private static let smallestExponent: UInt64 = 3
-  private static let largestExponent: UInt64 = 8
+  private static let slotsMin: UInt64 = 8
+  private static let slotsMax: UInt64 = 256
 
-  init(shardBits: Int) {
-    self.shardBits = UInt64(shardBits)
-  }
+  init() {}
+
+  /// Bits of the directory index.
+  private var depth: UInt64 { 63 &- shift }
 
   /// Frees the segments, not the entries: who owns those calls `forEachEntry` first.
   deinit {
@@ -58,7 +60,8 @@ import Glibc
   /// Invariant: `slots` points to 2^exponent slots and the count behind them.
   @safe private struct Segment {
     let slots: UnsafeMutablePointer<UInt64>
-    let exponent: UInt64
+    /// One less than the number of slots, a power of two up to 256.
+    let mask: UInt64
     let localDepth: UInt64
 
     @inline(__always)
@@ -67,33 +70,33 @@ import Glibc
       unsafe slots = UnsafeMutablePointer(
         bitPattern: UInt(truncatingIfNeeded: word & addressMask)
       ).unsafelyUnwrapped
-      exponent = (word &>> 56) & 15
+      mask = word &>> 56
       localDepth = (word &>> 48) & 0xff
     }
 
-    init(exponent: UInt64, localDepth: UInt64) {
-      let words = (1 << Int(exponent)) + 1
+    /// - Parameter slotCount: 8, 16 … 256.
+    init(slotCount: UInt64, localDepth: UInt64) {
+      let words = Int(slotCount) + 1
       guard let block = unsafe calloc(words, 8) else {
         fatalError("out of memory: \(words * 8) bytes for a table segment")
       }
       unsafe slots = block.assumingMemoryBound(to: UInt64.self)
-      self.exponent = exponent
+      mask = slotCount - 1
       self.localDepth = localDepth
     }
 
     var word: UInt64 {
-      UInt64(UInt(bitPattern: unsafe slots)) | localDepth << 48 | exponent << 56
+      UInt64(UInt(bitPattern: unsafe slots)) | localDepth << 48 | mask << 56
     }
 
-    @inline(__always)
-    var mask: UInt64 { (1 &<< exponent) &- 1 }
+    var slotCount: UInt64 { mask + 1 }
 
     var count: UInt64 {
-      @inline(__always) get { unsafe slots[1 &<< Int(exponent)] }
-      nonmutating set { unsafe slots[1 &<< Int(exponent)] = newValue }
+      get { unsafe slots[Int(slotCount)] }
+      nonmutating set { unsafe slots[Int(slotCount)] = newValue }
     }
 
-    var isFull: Bool { count >= (UInt64(13) << exponent) >> 4 }
+    var isFull: Bool { count >= slotCount * 13 / 16 }
 
     var allocatedBytes: Int { unsafe Memory.allocatedBytes(slots) }
 
@@ -174,7 +177,7 @@ import Glibc
   @inline(__always)
   private func directoryIndex(_ hash: UInt64) -> Int {
     // Two shifts, because a shift by all 64 bits is none at all.
-    Int(truncatingIfNeeded: ((hash &<< shardBits) &>> 1) &>> (63 &- depth))
+    Int(truncatingIfNeeded: ((hash &<< Self.shardBits) &>> 1) &>> shift)
   }
 
   // MARK: Looking up
@@ -237,7 +240,7 @@ import Glibc
     let directory = unsafe directory ?? makeDirectory()
     var segment = unsafe Segment(word: directory[directoryIndex(hash)])
     while segment.isFull {
-      if segment.exponent < Self.largestExponent {
+      if segment.slotCount < Self.slotsMax {
         segment = double(segment, hash: hash)
       } else {
         split(segment, hash: hash, rehash: rehash)
@@ -262,11 +265,11 @@ import Glibc
 
   @inline(never)
   private mutating func makeDirectory() -> UnsafeMutablePointer<UInt64> {
-    let segment = Segment(exponent: Self.smallestExponent, localDepth: 0)
+    let segment = Segment(slotCount: Self.slotsMin, localDepth: 0)
     let words = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
     unsafe words.initialize(to: segment.word)
     unsafe directory = words
-    depth = 0
+    shift = 63
     allocatedBytes += unsafe segment.allocatedBytes + Memory.allocatedBytes(words)
     return unsafe words
   }
@@ -274,7 +277,7 @@ import Glibc
   /// Moves a segment into one of twice the size: no key is read.
   @inline(never)
   private mutating func double(_ old: Segment, hash: UInt64) -> Segment {
-    let new = Segment(exponent: old.exponent + 1, localDepth: old.localDepth)
+    let new = Segment(slotCount: old.slotCount * 2, localDepth: old.localDepth)
     for index in 0...old.mask where old[index] != 0 { new.insert(old[index]) }
     new.count = old.count
     publish(new, hash: hash)
@@ -287,9 +290,9 @@ import Glibc
   @inline(never)
   private mutating func split(_ old: Segment, hash: UInt64, rehash: (Bytes) -> UInt64) {
     if old.localDepth == depth { doubleDirectory() }
-    let low = Segment(exponent: Self.largestExponent, localDepth: old.localDepth + 1)
-    let high = Segment(exponent: Self.largestExponent, localDepth: old.localDepth + 1)
-    let bit: UInt64 = 1 << (63 - shardBits - old.localDepth)
+    let low = Segment(slotCount: Self.slotsMax, localDepth: old.localDepth + 1)
+    let high = Segment(slotCount: Self.slotsMax, localDepth: old.localDepth + 1)
+    let bit: UInt64 = 1 << (63 - Self.shardBits - old.localDepth)
     // Entries are scattered over memory: ask for some ahead while hashing others.
     let ahead: UInt64 = 8
     for index in 0...old.mask {
@@ -319,7 +322,7 @@ import Glibc
     allocatedBytes += unsafe Memory.allocatedBytes(new) - Memory.allocatedBytes(old)
     unsafe old.deallocate()
     unsafe directory = new
-    depth += 1
+    shift -= 1
   }
 
   /// Writes a segment into all its words of the directory.
@@ -335,7 +338,7 @@ import Glibc
     forEachSegment { $0.free() }
     unsafe directory.deallocate()
     unsafe self.directory = nil
-    depth = 0
+    shift = 63
     allocatedBytes = 0
   }
 
@@ -371,12 +374,12 @@ import Glibc
     at cursor: UInt64, where shouldRemove: (Entry) -> Bool
   ) -> UInt64 {
     guard let directory = unsafe directory else { return 0 }
-    let first = Int(truncatingIfNeeded: (cursor &>> 1) &>> (63 &- depth))
+    let first = Int(truncatingIfNeeded: (cursor &>> 1) &>> shift)
     let segment = unsafe Segment(word: directory[first])
     let span = 1 << Int(depth - segment.localDepth)
     let next = (first & ~(span - 1)) + span
     let isLast = next >= 1 << Int(depth)
-    let nextCursor = isLast ? 0 : (UInt64(next) &<< (63 &- depth)) &<< 1
+    let nextCursor = isLast ? 0 : (UInt64(next) &<< shift) &<< 1
     var index: UInt64 = 0
     while index <= segment.mask {
       let slot = segment[index]
@@ -409,7 +412,7 @@ import Glibc
         inSegment += 1
       }
       precondition(segment.count == UInt64(inSegment), "a segment's count is wrong")
-      precondition(segment.count <= (UInt64(13) << segment.exponent) >> 4, "a segment is too full")
+      precondition(segment.count <= segment.slotCount * 13 / 16, "a segment is too full")
       total += inSegment
       bytes += segment.allocatedBytes
     }

@@ -3,7 +3,7 @@
 /// All methods need the shard's lock. A key whose deadline has passed does not exist any more: who
 /// comes across it removes it and counts it as expired.
 struct Keyspace: ~Copyable {
-  private var table: HashTable
+  private var table = HashTable()
   /// Keys with a deadline.
   private(set) var expiringCount = 0
   /// Bytes of all entries, with the allocator's rounding.
@@ -12,9 +12,7 @@ struct Keyspace: ~Copyable {
   private(set) var expiredCount = 0
   private var sweepCursor: UInt64 = 0
 
-  init(shardBits: Int) {
-    table = HashTable(shardBits: shardBits)
-  }
+  init() {}
 
   deinit {
     table.forEachEntry { $0.free() }
@@ -154,8 +152,7 @@ struct Keyspace: ~Copyable {
   }
 
   /// Begins where `old` ends: empty, with its statistics.
-  init(after old: borrowing Keyspace, shardBits: Int) {
-    table = HashTable(shardBits: shardBits)
+  init(after old: borrowing Keyspace) {
     expiredCount = old.expiredCount
   }
 

@@ -31,7 +31,7 @@ import Glibc
     unsafe base.initializeMemory(as: SpinLock.self, to: SpinLock())
     unsafe (base + othersOffset).initializeMemory(as: Others.self, to: nil)
     unsafe (base + mainOffset).initializeMemory(
-      as: Keyspace.self, to: Keyspace(shardBits: Store.shardBits))
+      as: Keyspace.self, to: Keyspace())
   }
 
   /// Frees everything in the shard. Nobody may use it any more.
@@ -71,10 +71,6 @@ import Glibc
     return try body()
   }
 
-  /// Asks the processor for the lock and the head of the table.
-  @inline(__always)
-  func prefetch() { unsafe Processor.prefetch(base) }
-
   // MARK: For the holder of the lock
 
   /// The keys of `database`, 0...15, in this shard.
@@ -96,7 +92,7 @@ import Glibc
     }
     let first = UnsafeMutablePointer<Keyspace>.allocate(capacity: Self.databaseCount - 1)
     for index in 0..<Self.databaseCount - 1 {
-      unsafe (first + index).initialize(to: Keyspace(shardBits: Store.shardBits))
+      unsafe (first + index).initialize(to: Keyspace())
     }
     unsafe others.pointee = first
     return unsafe KeyspaceReference(pointer: first + (database - 1))
@@ -167,7 +163,7 @@ import Glibc
   /// Leaves an empty keyspace and returns the full one. O(1).
   func takeAll() -> Keyspace {
     let full = unsafe pointer.move()
-    unsafe pointer.initialize(to: Keyspace(after: full, shardBits: Store.shardBits))
+    unsafe pointer.initialize(to: Keyspace(after: full))
     return full
   }
 

@@ -72,13 +72,52 @@ import Glibc
     count &+= bytes.count
   }
 
+  /// Appends a literal: a pointer and a length, where a `String` would be taken apart.
   @inline(__always)
-  mutating func append(_ text: StaticString) {
+  mutating func append(literal text: StaticString) {
     let length = text.utf8CodeUnitCount
     reserve(length)
     // SAFETY: room was made; a static string is readable for its code units.
     unsafe copyBytes(base + count, text.utf8Start, length)
     count &+= length
+  }
+
+  /// Ends a line as RESP does: `\r\n`.
+  @inline(__always)
+  mutating func appendLineEnd() {
+    reserve(2)
+    // SAFETY: room was made.
+    unsafe UnsafeMutableRawPointer(base + count).storeBytes(
+      of: UInt16(0x0a0d).littleEndian, as: UInt16.self)
+    count &+= 2
+  }
+
+  /// Appends `type`, `number` in decimal and a line end: the first line of a RESP value.
+  @inline(__always)
+  mutating func append(line type: UInt8, _ number: Int) {
+    reserve(decimalDigitsMax + 3)
+    // SAFETY: room for the longest number was made.
+    unsafe base[count] = type
+    let length = unsafe 1 &+ writeDecimal(number, to: base + count + 1)
+    unsafe UnsafeMutableRawPointer(base + count + length).storeBytes(
+      of: UInt16(0x0a0d).littleEndian, as: UInt16.self)
+    count &+= length &+ 2
+  }
+
+  /// Appends `bytes` as RESP's bulk string, with its length in front.
+  @inline(__always)
+  mutating func append(bulk bytes: Bytes) {
+    reserve(bytes.count &+ decimalDigitsMax &+ 5)
+    // SAFETY: room for both lines was made.
+    unsafe base[count] = UInt8(ascii: "$")
+    var end = unsafe count &+ 1 &+ writeDecimal(bytes.count, to: base + count + 1)
+    let lineEnd = UInt16(0x0a0d).littleEndian
+    unsafe UnsafeMutableRawPointer(base + end).storeBytes(of: lineEnd, as: UInt16.self)
+    end &+= 2
+    unsafe copyBytes(base + end, bytes.pointer, bytes.count)
+    end &+= bytes.count
+    unsafe UnsafeMutableRawPointer(base + end).storeBytes(of: lineEnd, as: UInt16.self)
+    count = end &+ 2
   }
 
   mutating func append(_ text: String) {

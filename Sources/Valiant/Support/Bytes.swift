@@ -35,6 +35,33 @@ import Glibc
     return unsafe base[index]
   }
 
+  /// The four bytes from `index` on, the first of them lowest.
+  @inline(__always)
+  func word(at index: Int) -> UInt32 {
+    precondition(index >= 0 && index &+ 4 <= count, "index out of range")
+    // SAFETY: just checked.
+    return unsafe UInt32(
+      littleEndian: UnsafeRawPointer(base).loadUnaligned(fromByteOffset: index, as: UInt32.self))
+  }
+
+  /// Up to eight first bytes, the first of them lowest; zeros behind a shorter view.
+  @inline(__always)
+  var firstWord: UInt64 {
+    // SAFETY: every load ends at or before `count`.
+    let raw = unsafe UnsafeRawPointer(base)
+    if count >= 8 { return unsafe raw.loadUnaligned(as: UInt64.self).littleEndian }
+    if count >= 4 {
+      let low = unsafe UInt64(raw.loadUnaligned(as: UInt32.self).littleEndian)
+      let high = unsafe UInt64(
+        raw.loadUnaligned(fromByteOffset: count &- 4, as: UInt32.self).littleEndian)
+      return low | high &<< (UInt64(count &- 4) &* 8)
+    }
+    if count == 0 { return 0 }
+    let middle = count &>> 1
+    return unsafe UInt64(base[0]) | UInt64(base[middle]) &<< (UInt64(middle) &* 8)
+      | UInt64(base[count &- 1]) &<< (UInt64(count &- 1) &* 8)
+  }
+
   /// The bytes of `range`, which must lie within `0...count`.
   @inline(__always)
   subscript(range: Range<Int>) -> Bytes {
