@@ -3,10 +3,10 @@
 /// The dispatcher holds the locks of those keys' shards for as long as the handler runs, so a
 /// handler is written as if there were one thread. It belongs to one loop.
 @safe struct CommandContext: ~Copyable {
-  // SAFETY: a dispatcher ends with its loop, before worker, store and server do.
+  // SAFETY: a dispatcher ends with its loop, before worker and server (and so the store) do.
   private unowned(unsafe) let serverReference: Server
   private unowned(unsafe) let workerReference: Worker
-  private unowned(unsafe) let store: Store
+  private let shards: ShardArray
   let hashing: SipHash
 
   /// The command that runs, its arguments and who sent it.
@@ -24,7 +24,7 @@
   init(server: Server, worker: Worker, idle: Request, client: Client, connection: Connection) {
     unsafe serverReference = server
     unsafe workerReference = worker
-    unsafe store = server.store
+    shards = server.store.shards
     hashing = server.store.hashing
     unsafe row = CommandTable.shared.rows
     request = idle
@@ -55,7 +55,7 @@
   func key(_ index: Int) -> LockedKey {
     let hash = hashes[index]
     return LockedKey(
-      keyspace: unsafe store.shard(hash: hash).keyspace(client.database), bytes: request[index],
+      keyspace: shards[hash: hash].keyspace(client.database), bytes: request[index],
       hash: hash)
   }
 

@@ -12,8 +12,11 @@
   private var context: CommandContext
   private var parser = RequestParser()
   private let batch: UnsafeMutablePointer<Item>
+  /// Whether all requests of the batch have the same command.
+  private var isUniform = true
   private let table = CommandTable.shared
   private let store: Store
+  private let shards: ShardArray
   private let statistics: Statistics
 
   /// One request of a batch.
@@ -49,6 +52,7 @@
       connection: unsafe Connection(base: nobody.pointer))
     unsafe batch = .allocate(capacity: Self.batchSize)
     store = server.store
+    shards = server.store.shards
     statistics = worker.statistics
   }
 
@@ -241,6 +245,7 @@
     _ input: Bytes, _ client: Client
   ) -> (count: Int, ending: Ending, isInline: Bool) {
     parser.startBatch()
+    isUniform = true
     // A request may be what authenticates the client, and so decides how the next one is read.
     let limit = parser.limits.isAuthenticated ? Self.batchSize : 1
     var count = 0
@@ -266,6 +271,7 @@
     return (count, .more, false)
   }
 
+  /// Puts the request that the parser has just found into the batch.
   @inline(__always)
   private mutating func add(_ index: Int, _ bytes: Bytes) {
     let first = parser.requestStart
@@ -280,6 +286,7 @@
     unsafe batch[index] = Item(
       command: command, firstArgument: first, argumentCount: request.count, hash: hash,
       end: parser.position)
+    if unsafe command != batch[0].command { isUniform = false }
   }
 
   /// Asks for the memory of all requests of the batch, in two rounds that build on each other.
@@ -290,13 +297,13 @@
     for index in 0..<count {
       let hash = unsafe batch[index].hash
       if hash == 0 { continue }
-      let shard = store.shard(hash: hash)
+      let shard = shards[hash: hash]
       shard.withLock { shard.keyspace(database).prefetchSlot(hash: hash) }
     }
     for index in 0..<count {
       let hash = unsafe batch[index].hash
       if hash == 0 { continue }
-      let shard = store.shard(hash: hash)
+      let shard = shards[hash: hash]
       shard.withLock { shard.keyspace(database).prefetchEntry(hash: hash) }
     }
   }
@@ -309,17 +316,18 @@
   private func account(_ count: Int, since start: Int) -> Int {
     let now = Clock.wallNanoseconds
     let each = max(0, now &- start) / count
-    // Pipelines mostly repeat one command: a run of the same is counted at once.
-    var index = 0
-    while index < count {
-      let command = unsafe batch[index].command
-      let first = index
-      repeat { index &+= 1 } while unsafe index < count && batch[index].command == command
-      if let command = unsafe command {
-        let run = index &- first
+    if isUniform, let command = unsafe batch[0].command {
+      // Pipelines mostly repeat one command: it is counted at once.
+      statistics.withCommand(unsafe command.pointee.index) {
+        $0.calls.add(count)
+        $0.nanoseconds.add(count &* each)
+      }
+    } else {
+      for index in 0..<count {
+        guard let command = unsafe batch[index].command else { continue }
         statistics.withCommand(unsafe command.pointee.index) {
-          $0.calls.add(run)
-          $0.nanoseconds.add(run &* each)
+          $0.calls.add()
+          $0.nanoseconds.add(each)
         }
       }
     }
@@ -366,6 +374,7 @@
       let command = try unsafe resolve(batch[index].command, request)
       // Statistics are kept for the subcommand.
       unsafe batch[index].command = command
+      isUniform = false
       do throws(CommandError) {
         guard unsafe command.pointee.accepts(argumentCount: request.count) else {
           let name = unsafe command.pointee.command.name
@@ -379,6 +388,7 @@
       } catch {
         statistics.withCommand(unsafe command.pointee.index) { $0.rejected.add() }
         unsafe batch[index].command = nil
+        isUniform = false
         throw error
       }
       unsafe run(command, request, batch[index].hash)
@@ -426,7 +436,7 @@
         try unsafe command.pointee.call(&context)
       } else if unsafe command.pointee.namesOneKey(argumentCount: request.count) {
         context.setHash(hash, of: unsafe command.pointee.firstKey)
-        let shard = store.shard(hash: hash)
+        let shard = shards[hash: hash]
         shard.lock()
         defer { shard.unlock() }
         try unsafe command.pointee.call(&context)

@@ -144,6 +144,11 @@ struct RequestParser: ~Copyable {
       var length = Int(((line &>> 8) & 0xff) &- 0x30)
       if line & 0xffff_00ff == Self.shortLengthLine, UInt(bitPattern: length) <= 9 {
         index &+= 4
+      } else if line & 0xff00_00ff == Self.mediumLengthLine, UInt(bitPattern: length &- 1) <= 8,
+        case let second = Int((line &>> 16) & 0xff) &- 0x30, UInt(bitPattern: second) <= 9
+      {
+        length = length &* 10 &+ second
+        index &+= 5
       } else {
         guard line & 0xff == 0x24, UInt(bitPattern: length &- 1) <= 8 else { return false }
         index &+= 2
@@ -175,6 +180,8 @@ struct RequestParser: ~Copyable {
   /// `*0\r\n` and `$0\r\n` without the digit.
   private static let countLine: UInt32 = 0x0a0d_002a
   private static let shortLengthLine: UInt32 = 0x0a0d_0024
+  /// `$00\r` without the digits.
+  private static let mediumLengthLine: UInt32 = 0x0d00_0024
 
   @inline(never)
   private mutating func nextSlowly(_ input: Bytes) -> Outcome {

@@ -28,7 +28,7 @@ import Glibc
 /// All methods need the lock of the shard that owns the table.
 @safe struct HashTable: ~Copyable {
   private var directory: UnsafeMutablePointer<UInt64>?
-  /// What is left of the hash's 63 bits behind the directory index: 63 - depth.
+  /// 64 - depth. The depth is at least 1, for a shift by 64 bits would be none.
   private var shift: UInt64 = 63
   private(set) var count = 0
   /// Bytes in directory and segments, with the allocator's rounding.
@@ -44,7 +44,7 @@ import Glibc
   init() {}
 
   /// Bits of the directory index.
-  private var depth: UInt64 { 63 &- shift }
+  private var depth: UInt64 { 64 &- shift }
 
   /// Frees the segments, not the entries: who owns those calls `forEachEntry` first.
   deinit {
@@ -176,8 +176,7 @@ import Glibc
 
   @inline(__always)
   private func directoryIndex(_ hash: UInt64) -> Int {
-    // Two shifts, because a shift by all 64 bits is none at all.
-    Int(truncatingIfNeeded: ((hash &<< Self.shardBits) &>> 1) &>> shift)
+    Int(truncatingIfNeeded: (hash &<< Self.shardBits) &>> shift)
   }
 
   // MARK: Looking up
@@ -266,8 +265,8 @@ import Glibc
   @inline(never)
   private mutating func makeDirectory() -> UnsafeMutablePointer<UInt64> {
     let segment = Segment(slotCount: Self.slotsMin, localDepth: 0)
-    let words = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
-    unsafe words.initialize(to: segment.word)
+    let words = UnsafeMutablePointer<UInt64>.allocate(capacity: 2)
+    unsafe words.initialize(repeating: segment.word, count: 2)
     unsafe directory = words
     shift = 63
     allocatedBytes += unsafe segment.allocatedBytes + Memory.allocatedBytes(words)
@@ -374,12 +373,12 @@ import Glibc
     at cursor: UInt64, where shouldRemove: (Entry) -> Bool
   ) -> UInt64 {
     guard let directory = unsafe directory else { return 0 }
-    let first = Int(truncatingIfNeeded: (cursor &>> 1) &>> shift)
+    let first = Int(truncatingIfNeeded: cursor &>> shift)
     let segment = unsafe Segment(word: directory[first])
     let span = 1 << Int(depth - segment.localDepth)
     let next = (first & ~(span - 1)) + span
     let isLast = next >= 1 << Int(depth)
-    let nextCursor = isLast ? 0 : (UInt64(next) &<< shift) &<< 1
+    let nextCursor = isLast ? 0 : UInt64(next) &<< shift
     var index: UInt64 = 0
     while index <= segment.mask {
       let slot = segment[index]

@@ -24,43 +24,27 @@ import Synchronization
   /// The longest key or value in bytes, 512 MiB.
   public static let lengthMax = 512 << 20
 
-  // SAFETY: `shardCount` shards, alive as long as the store; each guards itself by its lock.
-  nonisolated(unsafe) private let shards: UnsafeMutableRawPointer
+  let shards: ShardArray
   let hashing: SipHash
 
   /// An empty store. It takes 128 KiB.
   public init() {
     hashing = .random()
-    unsafe shards = .allocate(
-      byteCount: Self.shardCount * Shard.strideBytes, alignment: Shard.strideBytes)
-    for index in 0..<Self.shardCount {
-      unsafe Shard.initialize(shards + index * Shard.strideBytes)
-    }
+    shards = ShardArray()
   }
 
   deinit {
-    for index in 0..<Self.shardCount { shard(index).deinitialize() }
-    unsafe shards.deallocate()
+    shards.free()
   }
 
   // MARK: Shards
 
-  @inline(__always)
-  func shard(_ index: Int) -> Shard {
-    precondition(UInt(bitPattern: index) < UInt(bitPattern: Self.shardCount), "no such shard")
-    return unsafe Shard(base: shards + index &* Shard.strideBytes)
-  }
+  /// Shard `index`, 0..<`shardCount`.
+  func shard(_ index: Int) -> Shard { shards[index] }
 
+  /// The shard of the keys with this hash.
   @inline(__always)
-  func shardIndex(hash: UInt64) -> Int {
-    Int(truncatingIfNeeded: hash &>> UInt64(64 - Self.shardBits))
-  }
-
-  @inline(__always)
-  func shard(hash: UInt64) -> Shard {
-    // SAFETY: the hash's upper `shardBits` bits are below `shardCount`.
-    unsafe Shard(base: shards + shardIndex(hash: hash) &* Shard.strideBytes)
-  }
+  func shard(hash: UInt64) -> Shard { shards[hash: hash] }
 
   // MARK: Keys as bytes
 
@@ -307,6 +291,41 @@ import Synchronization
       let shard = shard(hash: hash)
       return shard.withLock { body(shard.keyspace(database), bytes, hash) }
     }
+  }
+}
+
+/// The shards of a store, one behind the other.
+///
+/// Invariant: `base` points to `Store.shardCount` shards from `init` until `free`, which the store
+/// that owns them calls at its end. Each shard guards itself by its lock.
+@safe struct ShardArray: Sendable {
+  nonisolated(unsafe) private let base: UnsafeMutableRawPointer
+
+  fileprivate init() {
+    unsafe base = .allocate(
+      byteCount: Store.shardCount * Shard.strideBytes, alignment: Shard.strideBytes)
+    for index in 0..<Store.shardCount {
+      unsafe Shard.initialize(base + index * Shard.strideBytes)
+    }
+  }
+
+  fileprivate func free() {
+    for index in 0..<Store.shardCount { self[index].deinitialize() }
+    unsafe base.deallocate()
+  }
+
+  @inline(__always)
+  subscript(index: Int) -> Shard {
+    precondition(UInt(bitPattern: index) < UInt(bitPattern: Store.shardCount), "no such shard")
+    return unsafe Shard(base: base + index &* Shard.strideBytes)
+  }
+
+  /// The shard of the keys with this hash: its upper bits choose.
+  @inline(__always)
+  subscript(hash hash: UInt64) -> Shard {
+    // SAFETY: the upper `shardBits` bits are below `shardCount`.
+    let index = Int(truncatingIfNeeded: hash &>> UInt64(64 - Store.shardBits))
+    return unsafe Shard(base: base + index &* Shard.strideBytes)
   }
 }
 

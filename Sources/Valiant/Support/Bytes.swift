@@ -49,6 +49,10 @@ import Glibc
   var firstWord: UInt64 {
     // SAFETY: every load ends at or before `count`.
     let raw = unsafe UnsafeRawPointer(base)
+    // Most names of commands have three letters.
+    if count == 3 {
+      return unsafe UInt64(base[0]) | UInt64(base[1]) &<< 8 | UInt64(base[2]) &<< 16
+    }
     if count >= 8 { return unsafe raw.loadUnaligned(as: UInt64.self).littleEndian }
     if count >= 4 {
       let low = unsafe UInt64(raw.loadUnaligned(as: UInt32.self).littleEndian)
@@ -57,9 +61,7 @@ import Glibc
       return low | high &<< (UInt64(count &- 4) &* 8)
     }
     if count == 0 { return 0 }
-    let middle = count &>> 1
-    return unsafe UInt64(base[0]) | UInt64(base[middle]) &<< (UInt64(middle) &* 8)
-      | UInt64(base[count &- 1]) &<< (UInt64(count &- 1) &* 8)
+    return unsafe UInt64(base[0]) | UInt64(base[count &- 1]) &<< (UInt64(count &- 1) &* 8)
   }
 
   /// The bytes of `range`, which must lie within `0...count`.
