@@ -29,7 +29,9 @@ struct Command: Sendable {
     summary: String, complexity: String = "O(1)", since: String = "1.0.0",
     subcommands: [Command] = [], handler: @escaping Handler
   ) {
-    let words = syntax.split(separator: " ").prefix { $0 == $0.uppercased() && !$0.hasPrefix("[") }
+    let words = syntax.split(separator: " ").prefix {
+      $0.allSatisfy { ("A"..."Z").contains($0) || $0 == "-" }
+    }
     name = words.map { $0.lowercased() }.joined(separator: "|")
     self.syntax = syntax
     self.arity = arity
@@ -146,15 +148,19 @@ struct Command: Sendable {
 
   /// ACL categories, which follow from the flags and the family.
   var aclCategories: [String] {
-    var names: [String] = []
-    if category == .string || category == .keyspace { names.append("@\(category.rawValue)") }
-    if flags.contains(.write) { names.append("@write") }
-    if flags.contains(.readonly) { names.append("@read") }
-    if flags.contains(.admin) { names += ["@admin", "@dangerous"] }
-    if flags.contains(.dangerous), !flags.contains(.admin) { names.append("@dangerous") }
-    names.append(flags.contains(.fast) ? "@fast" : "@slow")
-    if category == .connection { names.append("@connection") }
-    return names
+    // In Redis's order.
+    let all: [(name: String, applies: Bool)] = [
+      ("@keyspace", category == .keyspace || flags.contains([.write, .dangerous])),
+      ("@read", flags.contains(.readonly)),
+      ("@write", flags.contains(.write)),
+      ("@string", category == .string),
+      ("@admin", flags.contains(.admin)),
+      ("@fast", flags.contains(.fast)),
+      ("@slow", !flags.contains(.fast)),
+      ("@dangerous", !flags.isDisjoint(with: [.admin, .dangerous])),
+      ("@connection", category == .connection),
+    ]
+    return all.filter(\.applies).map(\.name)
   }
 }
 

@@ -391,6 +391,8 @@
         isUniform = false
         throw error
       }
+      // CLIENT LIST shows the command that asks, too.
+      client.lastCommand = unsafe command.pointee.index
       unsafe run(command, request, batch[index].hash)
     } catch {
       answer(error)

@@ -125,6 +125,11 @@ import Glibc
     precondition(result == 0, "a handle was left open")
   }
 
+  /// Handles the events that are there and returns. For tests, which are the loop's thread.
+  func turn() {
+    unsafe uv_run(pointer, UV_RUN_NOWAIT)
+  }
+
   // MARK: For the loop's thread
 
   var connectionCount: Int { unsafe state.pointee.connectionCount }

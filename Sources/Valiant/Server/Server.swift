@@ -151,25 +151,31 @@ public final class Server: Sendable {
     _ sockets: [Socket.Listening], _ prepare: (Worker) -> Void
   ) throws(NetworkError) {
     var settings = self.settings
-    let count = settings.threads == 0 ? ProcessUsage.processorCount : settings.threads
     settings.maxClients = Self.raiseDescriptorLimit(for: settings.maxClients, log)
+    let workers = makeWorkers(settings)
+    for socket in sockets { workers[0].listen(on: socket) }
+    prepare(workers[0])
+    state.withLock { $0.addresses = sockets }
+    // The first worker accepts, so it starts last, when the others can take connections.
+    for worker in workers.reversed() { try worker.loop.start() }
+  }
+
+  /// Makes the workers, ready to take connections; their loops do not turn yet.
+  func makeWorkers(_ settings: Settings) -> [Worker] {
+    let count = settings.threads == 0 ? ProcessUsage.processorCount : settings.threads
     let workers = (0..<count).map { index in
       Worker(index: index, server: self, settings: settings, commandCount: commandNames.count)
     }
     for worker in workers { worker.prepare(onRead: makeReader(self, worker)) }
-    for socket in sockets { workers[0].listen(on: socket) }
-    prepare(workers[0])
     loads.withLock { $0 = Array(repeating: 0, count: count) }
     state.withLock { state in
       state.settings = settings
       state.workers = workers
-      state.addresses = sockets
       state.isStopping = false
       state.startedAt = Clock.steadyMilliseconds
       state.lastSample = (0, state.startedAt)
     }
-    // The first worker accepts, so it starts last, when the others can take connections.
-    for worker in workers.reversed() { try worker.loop.start() }
+    return workers
   }
 
   /// Descriptors for everything that is not a client: loops, listeners, files.

@@ -24,7 +24,7 @@ struct Invocation: Sendable {
       do throws(SettingError) {
         try flag.setting.read(flag.value, into: &settings)
       } catch {
-        throw StartError("--\(flag.setting.name): \(error)")
+        throw StartError("--\(flag.setting.name) '\(flag.value)': \(error)")
       }
     }
     return settings

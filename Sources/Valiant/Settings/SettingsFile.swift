@@ -34,10 +34,11 @@ enum SettingsFile {
       throw SettingError("unknown directive '\(name)'")
     }
     guard words.count > 1 else { throw SettingError("'\(setting.name)' needs a value") }
+    let value = words.dropFirst().joined(separator: " ")
     do throws(SettingError) {
-      try setting.read(words.dropFirst().joined(separator: " "), into: &settings)
+      try setting.read(value, into: &settings)
     } catch {
-      throw SettingError("'\(setting.name)': \(error)")
+      throw SettingError("\(setting.name) '\(setting.isSecret ? "…" : value)': \(error)")
     }
   }
 
