@@ -76,6 +76,7 @@ public func run(arguments: [String]) -> Int32 {
     Log(level: .notice).warning("\(error)")
     return ExitStatus.badConfiguration
   }
+  unblockSignals()
   let server = Server(settings: settings)
   server.setConfigurationFile(invocation.file ?? "")
   do throws(Server.StartFailure) {
@@ -100,6 +101,14 @@ public func run(arguments: [String]) -> Int32 {
   server.waitUntilStopped()
   server.log.notice("stopped")
   return ExitStatus.stopped
+}
+
+/// Lets the signals through that end or reload the server: whoever started it may have blocked them.
+private func unblockSignals() {
+  var signals = sigset_t()
+  unsafe sigemptyset(&signals)
+  for number in [SIGTERM, SIGINT, SIGHUP] { unsafe sigaddset(&signals, number) }
+  unsafe sigprocmask(SIG_UNBLOCK, &signals, nil)
 }
 
 /// What documentation is made from, by its name.

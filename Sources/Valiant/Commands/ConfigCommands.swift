@@ -53,7 +53,10 @@ enum ConfigCommands: CommandFamily {
       guard named.insert(setting.name).inserted else {
         throw .settingFailed(name: setting.name, reason: "duplicate parameter")
       }
-      changes.append((setting, request[index + 1].text))
+      guard let value = String(validating: request[index + 1].array, as: UTF8.self) else {
+        throw .settingFailed(name: setting.name, reason: "argument must be UTF-8 text")
+      }
+      changes.append((setting, value))
     }
     var failure: CommandError?
     context.server.changeSettings { settings in
@@ -69,6 +72,8 @@ enum ConfigCommands: CommandFamily {
       settings = new
     }
     if let failure { throw failure }
+    // The other loops hear of it in their next turn; what follows here counts on it now.
+    context.worker.apply(context.server.settings)
     context.reply.ok()
   }
 }

@@ -12,6 +12,8 @@
   private var context: CommandContext
   private var parser = RequestParser()
   private let batch: UnsafeMutablePointer<Item>
+  /// Stands for a client until the first one says something.
+  private let nobody: Client
   /// Whether all requests of the batch have the same command.
   private var isUniform = true
   private let table = CommandTable.shared
@@ -36,14 +38,15 @@
   private static let flushBytes = 64 * 1024
   /// Output of one read event after which others get their turn.
   private static let outputPerTurnBytes = 512 * 1024
+  /// Time after which others get their turn; also ends when the clock is set forward.
+  private static let turnNanoseconds = 1_000_000
   /// Unsent output above which a client's requests wait.
   private static let pauseBytes = 1 << 20
   /// Memory that the output buffer keeps between events.
   private static let keptOutputBytes = 256 * 1024
 
   init(server: Server, worker: Worker) {
-    // Stands for a client until the first one says something.
-    let nobody = Client(
+    nobody = Client(
       id: 0, workerIndex: worker.index, address: Socket.Address(text: ""),
       localAddress: Socket.Address(text: ""), flags: [])
     let idle = parser.request(in: .empty, firstArgument: 0, count: 0)
@@ -58,6 +61,7 @@
 
   deinit {
     unsafe batch.deallocate()
+    nobody.free()
   }
 
   // MARK: Reading
@@ -80,7 +84,8 @@
     begin(connection, client)
     defer { end(connection, client, input) }
     var sentBytes = 0
-    var time = Clock.wallNanoseconds
+    let start = Clock.wallNanoseconds
+    var time = start
     while true {
       context.now = Timestamp(milliseconds: time / 1_000_000)
       let (count, ending, isInline) = parseBatch(input, client)
@@ -100,7 +105,12 @@
       }
       if count > 0 { time = account(count, since: time) }
       switch ending {
-      case .more: continue
+      case .more:
+        // Some commands cost as much as thousands of others.
+        if time &- start > Self.turnNanoseconds {
+          connection.yield()
+          return parser.consumed
+        }
       case .incomplete: return incomplete(connection, client, input)
       case .failed(let error): return fail(connection, input, error)
       case .crossProtocol: return refuseHTTP(connection, input)
@@ -143,7 +153,6 @@
     context.reply.protocolVersion = client.protocolVersion
     client.lastActive = connection.loopMilliseconds
     if let partial = unsafe client.partialRequest { unsafe swap(&parser, &partial.pointee) }
-    parser.limits.isAuthenticated = !client.flags.contains(.mustAuthenticate)
     parser.limits.bulkLengthMax = context.worker.settings.bulkLengthMaxBytes
   }
 
@@ -151,7 +160,9 @@
   private mutating func end(_ connection: Connection, _ client: Client, _ input: Bytes) {
     connection.send(&context.reply.output)
     context.reply.output.clear(keeping: Self.keptOutputBytes)
-    client.outputBytes = connection.pendingOutputBytes
+    let pending = connection.pendingOutputBytes
+    client.outputBytes = pending
+    if pending >= Self.pauseBytes { limitOutput(connection, client, pending) }
     parser.dropConsumed()
     if let partial = unsafe client.partialRequest {
       unsafe swap(&parser, &partial.pointee)
@@ -192,14 +203,9 @@
   ) -> Bool {
     connection.send(&context.reply.output)
     let pending = connection.pendingOutputBytes
-    let hardLimit = context.worker.settings.outputLimit.hardBytes
-    if hardLimit > 0, pending > hardLimit {
-      context.worker.closeForOutput(connection, client, pending)
-      return false
-    }
     if connection.isClosing { return false }
     if pending >= Self.pauseBytes {
-      connection.pause()
+      limitOutput(connection, client, pending)
       return false
     }
     if sentBytes >= Self.outputPerTurnBytes {
@@ -207,6 +213,17 @@
       return false
     }
     return true
+  }
+
+  /// Makes a client that does not read wait, or go.
+  private func limitOutput(_ connection: Connection, _ client: Client, _ pending: Int) {
+    if connection.isClosing || connection.isFinishing { return }
+    let hardLimit = context.worker.settings.outputLimit.hardBytes
+    if hardLimit > 0, pending > hardLimit {
+      context.worker.closeForOutput(connection, client, pending)
+    } else {
+      connection.pause()
+    }
   }
 
   private mutating func finish(_ connection: Connection, _ input: Bytes) -> Int {
@@ -247,6 +264,7 @@
     parser.startBatch()
     isUniform = true
     // A request may be what authenticates the client, and so decides how the next one is read.
+    parser.limits.isAuthenticated = !client.flags.contains(.mustAuthenticate)
     let limit = parser.limits.isAuthenticated ? Self.batchSize : 1
     var count = 0
     while count < limit {
@@ -391,6 +409,9 @@
         isUniform = false
         throw error
       }
+      // The batch was hashed by the container's row.
+      let firstKey = unsafe command.pointee.firstKey
+      if firstKey > 0 { unsafe batch[index].hash = context.hashing.hash(request[firstKey]) }
       // CLIENT LIST shows the command that asks, too.
       client.lastCommand = unsafe command.pointee.index
       unsafe run(command, request, batch[index].hash)

@@ -77,8 +77,12 @@ enum IntrospectionCommands: CommandFamily {
     if request.count == 2 {
       chosen = CommandTable.shared.topLevel
     } else {
+      // A map has each key once; so the answer is never longer than that to all names.
+      var seen: Set<String> = []
       for index in 2..<request.count {
-        if let command = find(request[index]) { chosen.append(command) }
+        if let command = find(request[index]), seen.insert(command.name).inserted {
+          chosen.append(command)
+        }
       }
     }
     context.reply.map(chosen.count)

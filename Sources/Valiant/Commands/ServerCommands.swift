@@ -49,7 +49,7 @@ enum ServerCommands: CommandFamily {
     }
     let removed = context.server.store.takeAll(databases: databases)
     // The keys are gone for everybody; only their memory is freed elsewhere, unless asked for here.
-    if !isSync { Background.run { _ = removed } }
+    if isSync { removed.free() } else { Background.run { removed.free() } }
     context.reply.ok()
   }
 

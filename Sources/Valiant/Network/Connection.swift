@@ -37,6 +37,7 @@ import Glibc
     var isFinishing = false
     var isLingering = false
     var lingerTicks: UInt8 = 0
+    var lingerPendingBytes = 0
     var isClosing = false
     var isProcessing = false
   }
@@ -172,9 +173,16 @@ import Glibc
   }
 
   /// Ends a connection that has been waiting for its peer to close for `ticks` of these calls.
+  ///
+  /// As long as the peer takes what is still to be sent, it has all the time it needs.
   func closeIfLingering(ticks: UInt8) {
     if unsafe !state.pointee.isLingering { return }
+    let pending = pendingOutputBytes
+    if unsafe pending < state.pointee.lingerPendingBytes { unsafe state.pointee.lingerTicks = 0 }
+    unsafe state.pointee.lingerPendingBytes = pending
     unsafe state.pointee.lingerTicks += 1
+    // A peer that has not even taken its answers gets longer.
+    let ticks = pending > 0 ? 255 : ticks
     if unsafe state.pointee.lingerTicks >= ticks { close() }
   }
 
@@ -251,7 +259,8 @@ import Glibc
       return
     }
     unsafe state.pointee.turn = loop.pointee.turn
-    if unsafe state.pointee.input.isEmpty || state.pointee.isFinishing {
+    // The beginning of a short request does not get a long buffer of its own.
+    if unsafe state.pointee.input.count < Self.ownBufferBytes || state.pointee.isFinishing {
       unsafe state.pointee.isReadingIntoInput = false
       unsafe buffer.pointee = uv_buf_t(
         base: UnsafeMutableRawPointer(loop.pointee.readBuffer).assumingMemoryBound(to: CChar.self),
@@ -268,6 +277,8 @@ import Glibc
   }
 
   private static let longReadBytes = 1 << 20
+  /// Held input from which on the connection reads into a buffer of its own.
+  private static let ownBufferBytes = 16 * 1024
 
   @inline(__always)
   private func didRead(_ count: Int) {
@@ -280,7 +291,12 @@ import Glibc
       } else {
         // SAFETY: libuv has just read `count` bytes into the loop's buffer.
         let bytes = unsafe Bytes(base: state.pointee.loop.pointee.readBuffer, count: count)
-        process(bytes)
+        if unsafe state.pointee.input.isEmpty {
+          process(bytes)
+        } else {
+          unsafe state.pointee.input.append(bytes)
+          processInput()
+        }
       }
     } else if count == Int(UV_ENOBUFS.rawValue) || count == 0 {
       return

@@ -94,7 +94,10 @@ import Glibc
   // MARK: For any thread
 
   /// Has the loop's thread run `message` in one of its next turns.
-  func post(_ message: @escaping Mailbox.Message) { mailbox?.post(message) }
+  ///
+  /// - Returns: False when the loop has ended; then the message is dropped.
+  @discardableResult
+  func post(_ message: @escaping Mailbox.Message) -> Bool { mailbox?.post(message) ?? false }
 
   /// Starts the thread; `close` ends it. Call once.
   func start() throws(NetworkError) {
@@ -149,6 +152,8 @@ import Glibc
 
   /// Closes the loop's own handles, so that `run` returns when the others are closed too.
   func close() {
+    // First, so that nobody wakes a handle that is gone.
+    mailbox?.close()
     wakeup?.close()
     unsafe uv_close(UnsafeMutableRawPointer(prepare).assumingMemoryBound(to: uv_handle_t.self), nil)
     let idle = unsafe state.pointee.yieldIdle

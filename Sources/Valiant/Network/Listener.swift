@@ -15,6 +15,8 @@ final class Listener {
   private let onTrouble: (NetworkError) -> Void
   private var retry: Timer?
   private var isClosed = false
+  /// Accepting has failed and not succeeded since.
+  private var isInTrouble = false
 
   /// Connections that are accepted in one turn before others get theirs.
   private static let acceptsPerTurn = 1000
@@ -23,7 +25,7 @@ final class Listener {
 
   /// - Parameters:
   ///   - onAccept: Gets the descriptor of each new connection, non-blocking, and owns it.
-  ///   - onTrouble: Is told, once each time, why accepting has to wait.
+  ///   - onTrouble: Is told why accepting has to wait, once until it succeeds again.
   init(
     _ socket: Socket.Listening, on loop: EventLoop,
     onTrouble: @escaping (NetworkError) -> Void, onAccept: @escaping (Int32) -> Void
@@ -49,6 +51,7 @@ final class Listener {
     for _ in 0..<Self.acceptsPerTurn {
       let descriptor = Socket.accept(socket.descriptor)
       if descriptor >= 0 {
+        isInTrouble = false
         onAccept(descriptor)
         continue
       }
@@ -62,8 +65,13 @@ final class Listener {
 
   /// Stops looking for a while: the socket stays readable, and the loop would spin.
   private func wait(on loop: EventLoop, code: Int32) {
-    onTrouble(NetworkError(attempt: "accept a connection on \(socket.address)", code: code))
+    if !isInTrouble {
+      onTrouble(NetworkError(attempt: "accept a connection on \(socket.address)", code: code))
+    }
+    isInTrouble = true
+    if isClosed { return }
     unsafe uv_poll_stop(handle.pointer(as: uv_poll_t.self))
+    retry?.close()
     retry = Timer(on: loop, every: Self.retryMilliseconds) { [unowned self] in
       self.retry?.close()
       self.retry = nil
@@ -74,8 +82,8 @@ final class Listener {
   /// Accepts what is already waiting, then accepts no more.
   func close(on loop: EventLoop) {
     if isClosed { return }
-    acceptAll(on: loop)
     isClosed = true
+    acceptAll(on: loop)
     retry?.close()
     retry = nil
     handle.close()

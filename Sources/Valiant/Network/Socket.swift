@@ -87,12 +87,13 @@ enum Socket {
         }
       }
     }
-    // Only a refused connection proves that the file is a leftover.
+    // Only a refused connection proves that the file is a leftover; a file of another kind refuses
+    // as well, and must not be removed.
     if unsafe call(connect) == 0 {
       close(descriptor)
       throw NetworkError(attempt: attempt, code: EADDRINUSE)
     }
-    if errno == ECONNREFUSED { unsafe unlink(path) }
+    if errno == ECONNREFUSED, isSocket(path) { unsafe unlink(path) }
     var code: Int32 = 0
     if unsafe call(bind) != 0 { code = errno }
     if code == 0, permissions != 0, unsafe chmod(path, mode_t(permissions)) != 0 { code = errno }
@@ -110,7 +111,7 @@ enum Socket {
   /// sd_listen_fds(3).
   static func inherited() -> [Listening] {
     guard environment("LISTEN_PID") == String(getpid()),
-      let text = environment("LISTEN_FDS"), let count = Int32(text), count > 0
+      let text = environment("LISTEN_FDS"), let count = Int32(text), (1...inheritedMax).contains(count)
     else { return [] }
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsafe unsetenv(name) }
     return (3..<3 + count).compactMap { descriptor in
@@ -125,6 +126,8 @@ enum Socket {
       return socket
     }
   }
+
+  private static let inheritedMax: Int32 = 1000
 
   private static func describe(_ descriptor: Int32) -> Listening {
     let address = localAddress(of: descriptor)

@@ -58,7 +58,8 @@ import Synchronization
   /// What the connection keeps as its owner.
   var pointer: UnsafeMutableRawPointer { unsafe UnsafeMutableRawPointer(state) }
 
-  fileprivate func free() {
+  /// Frees the state. Only for a client that the registry does not know, or by the registry.
+  func free() {
     if let parser = unsafe state.pointee.partialRequest {
       unsafe parser.deinitialize(count: 1)
       unsafe parser.deallocate()
@@ -92,9 +93,10 @@ import Synchronization
 
   /// Notes how much output is unsent.
   ///
-  /// - Returns: For how many milliseconds it has been above `limit` and not become less.
+  /// - Parameter limit: 1 or more.
+  /// - Returns: For how many milliseconds it has been at least `limit` and not become less.
   func stalledMilliseconds(pending: Int, limit: Int, now: Int) -> Int {
-    let isStalled = unsafe pending == state.pointee.stalledBytes && pending >= limit && limit > 0
+    let isStalled = unsafe pending >= state.pointee.stalledBytes && pending >= limit
     unsafe state.pointee.stalledBytes = pending
     if !isStalled { unsafe state.pointee.stalledSince = now }
     return unsafe now - state.pointee.stalledSince

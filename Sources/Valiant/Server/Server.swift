@@ -104,7 +104,6 @@ public final class Server: Sendable {
     }
     guard isFirst else { throw StartFailure(description: "the server is already running") }
     do throws(NetworkError) {
-      signal(SIGPIPE, SIG_IGN)
       let sockets = inherited.isEmpty ? try listen(settings) : inherited
       try startWorkers(sockets, prepare)
     } catch {
@@ -151,7 +150,10 @@ public final class Server: Sendable {
     _ sockets: [Socket.Listening], _ prepare: (Worker) -> Void
   ) throws(NetworkError) {
     var settings = self.settings
-    settings.maxClients = Self.raiseDescriptorLimit(for: settings.maxClients, log)
+    let loops = Self.loopCount(settings)
+    settings.maxClients = Self.raiseDescriptorLimit(
+      for: settings.maxClients, spare: Self.spareDescriptors + loops * Self.spareDescriptorsPerLoop,
+      log)
     let workers = makeWorkers(settings)
     for socket in sockets { workers[0].listen(on: socket) }
     prepare(workers[0])
@@ -160,9 +162,15 @@ public final class Server: Sendable {
     for worker in workers.reversed() { try worker.loop.start() }
   }
 
+  private static func loopCount(_ settings: Settings) -> Int {
+    settings.threads == 0 ? ProcessUsage.processorCount : settings.threads
+  }
+
   /// Makes the workers, ready to take connections; their loops do not turn yet.
   func makeWorkers(_ settings: Settings) -> [Worker] {
-    let count = settings.threads == 0 ? ProcessUsage.processorCount : settings.threads
+    // libuv writes without MSG_NOSIGNAL.
+    signal(SIGPIPE, SIG_IGN)
+    let count = Self.loopCount(settings)
     let workers = (0..<count).map { index in
       Worker(index: index, server: self, settings: settings, commandCount: commandNames.count)
     }
@@ -180,19 +188,22 @@ public final class Server: Sendable {
 
   /// Descriptors for everything that is not a client: loops, listeners, files.
   private static let spareDescriptors = 64
+  private static let spareDescriptorsPerLoop = 24
 
   /// Makes room for `maxClients` connections, as far as the system allows.
   ///
   /// - Returns: How many clients there is room for.
-  private static func raiseDescriptorLimit(for maxClients: Int, _ log: Log) -> Int {
+  private static func raiseDescriptorLimit(
+    for maxClients: Int, spare: Int, _ log: Log
+  ) -> Int {
     var limit = rlimit()
     guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return maxClients }
-    let wanted = rlim_t(maxClients + spareDescriptors)
+    let wanted = rlim_t(maxClients + spare)
     if limit.rlim_cur < wanted {
       limit.rlim_cur = min(wanted, limit.rlim_max)
       _ = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
-    let room = max(1, Int(clamping: limit.rlim_cur) - spareDescriptors)
+    let room = max(1, Int(clamping: limit.rlim_cur) - spare)
     if room < maxClients {
       log.warning(
         "maxclients \(maxClients) lowered to \(room): the system allows \(limit.rlim_cur) open files"
@@ -237,7 +248,10 @@ public final class Server: Sendable {
       return least
     }
     let worker = state.withLock { $0.workers[index] }
-    worker.post { $0.adopt(descriptor, isUnix: isUnix) }
+    if !worker.post({ $0.adopt(descriptor, isUnix: isUnix) }) {
+      close(descriptor)
+      didLeave(worker)
+    }
   }
 
   /// A connection of `worker` has ended.
@@ -266,12 +280,13 @@ public final class Server: Sendable {
 
   /// Changes the settings, one change at a time, and tells all loops.
   func changeSettings(_ change: (inout Settings) -> Void) {
-    let (new, workers) = state.withLock { state in
+    // Told under the lock, so that all loops see all changes in the same order.
+    state.withLock { state in
       change(&state.settings)
-      return (state.settings, state.workers)
+      let new = state.settings
+      log.level = new.logLevel
+      for worker in state.workers { worker.post { $0.apply(new) } }
     }
-    log.level = new.logLevel
-    for worker in workers { worker.post { $0.apply(new) } }
   }
 
   // MARK: What INFO asks

@@ -42,7 +42,10 @@ final class Worker: @unchecked Sendable {
   // MARK: For any thread
 
   /// Has `message` run on this worker's thread.
-  func post(_ message: @escaping @Sendable (Worker) -> Void) {
+  ///
+  /// - Returns: False when the worker has ended.
+  @discardableResult
+  func post(_ message: @escaping @Sendable (Worker) -> Void) -> Bool {
     loop.post { [unowned self] in message(self) }
   }
 
@@ -128,7 +131,7 @@ final class Worker: @unchecked Sendable {
     connection.finish()
   }
 
-  private static let lingeringRefusalsMax = 128
+  private static let lingeringRefusalsMax = 16
 
   private func didClose(_ connection: Connection) {
     guard let owner = unsafe connection.owner else { return }
@@ -183,12 +186,12 @@ final class Worker: @unchecked Sendable {
       let client = unsafe Client(owner)
       let pending = connection.pendingOutputBytes
       client.outputBytes = pending
-      let stalled = client.stalledMilliseconds(pending: pending, limit: limit.softBytes, now: now)
-      if limit.softBytes > 0, pending >= limit.softBytes, stalled >= limit.softSeconds * 1000 {
+      let stalled = client.stalledMilliseconds(pending: pending, limit: 1, now: now)
+      // A client that reads what it asked for is not idle.
+      let idle = pending == 0 ? now - client.lastActive : stalled
+      if limit.softBytes > 0, pending >= limit.softBytes, stalled / 1000 >= limit.softSeconds {
         closeForOutput(connection, client, pending)
-      } else if settings.timeoutSeconds > 0, pending == 0,
-        now - client.lastActive > settings.timeoutSeconds * 1000
-      {
+      } else if settings.timeoutSeconds > 0, idle / 1000 >= settings.timeoutSeconds {
         server.log.verbose("closing idle client \(client.id)")
         connection.close()
       }

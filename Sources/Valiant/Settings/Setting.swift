@@ -85,7 +85,7 @@ struct Setting: Sendable {
       "proto-max-bulk-len", .bytes(\.bulkLengthMaxBytes, (1 << 20)...(512 << 20)), change: .anyTime,
       summary: "Longest argument of a request."),
     Setting(
-      "client-query-buffer-limit", .bytes(\.queryBufferMaxBytes, (1 << 20)...((1 << 32) - 1)),
+      "client-query-buffer-limit", .bytes(\.queryBufferMaxBytes, (1 << 20)...(4 << 30) - (16 << 20)),
       change: .anyTime,
       summary: "Most bytes of an unfinished request; a client above it is closed."),
     Setting(
@@ -97,13 +97,13 @@ struct Setting: Sendable {
       "loglevel", .logLevel(\.logLevel), change: .anyTime,
       summary: "Least level that is logged: debug, verbose, notice or warning."),
     Setting(
-      "databases", .fixed("16"), change: .atStart,
+      "databases", .fixed("16"), change: .anyTime,
       summary: "Databases that SELECT chooses from; always 16."),
     Setting(
-      "save", .fixed(""), change: .atStart,
+      "save", .fixed(""), change: .anyTime,
       summary: "When to write snapshots; this version keeps everything in memory only."),
     Setting(
-      "appendonly", .fixed("no"), change: .atStart,
+      "appendonly", .fixed("no"), change: .anyTime,
       summary: "Whether to keep an append log; this version keeps everything in memory only."),
   ]
 
@@ -137,7 +137,7 @@ struct Setting: Sendable {
   func read(_ text: String, into settings: inout Settings) throws(SettingError) {
     switch kind {
     case .integer(let property, let range):
-      guard let number = Int(text) else {
+      guard let number = Array(text.utf8).withBytes({ $0.integer }) else {
         throw SettingError("argument couldn't be parsed into an integer")
       }
       settings[keyPath: property] = try Self.check(number, range)
@@ -212,7 +212,7 @@ struct Setting: Sendable {
         throw SettingError("Invalid client class specified in buffer limit configuration.")
       }
       guard let hard = byteCount(words[start + 1]), let soft = byteCount(words[start + 2]),
-        let seconds = Int(words[start + 3]), seconds >= 0
+        let seconds = Int(words[start + 3]), (0...Int(Int32.max)).contains(seconds)
       else { throw SettingError("Error in hard, soft or soft_seconds setting in buffer limit configuration.") }
       if name == "normal" {
         limit.hardBytes = hard

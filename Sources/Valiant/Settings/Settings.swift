@@ -29,7 +29,7 @@ public struct Settings: Sendable, Equatable {
   public var isProtected = true
   /// Longest argument of a request in bytes, 1 MiB...512 MiB.
   public var bulkLengthMaxBytes = 512 << 20
-  /// Most bytes of an unfinished request, 1 MiB...4 GiB - 1; a client above it is closed.
+  /// Most bytes of an unfinished request, 1 MiB...4 GiB - 16 MiB; a client above it is closed.
   public var queryBufferMaxBytes = 1 << 30
   /// Most unsent output of a client.
   public var outputLimit = OutputLimit()

@@ -135,10 +135,24 @@ struct Keyspace: ~Copyable {
   ///
   /// - Returns: Entries removed, and whether the end of the table was reached.
   mutating func sweepSegment(now: Timestamp) -> (removed: Int, isAtEnd: Bool) {
-    guard expiringCount > 0 else { return (0, true) }
+    var cursor = sweepCursor
+    let removed = removeExpired(at: &cursor, now: now)
+    sweepCursor = cursor
+    return (removed, cursor == 0)
+  }
+
+  /// Removes the expired entries of one segment.
+  ///
+  /// - Parameter cursor: Where to look, 0 to begin; afterwards where the next segment is, 0 at the
+  ///   end.
+  mutating func removeExpired(at cursor: inout UInt64, now: Timestamp) -> Int {
+    guard expiringCount > 0 else {
+      cursor = 0
+      return 0
+    }
     var removed = 0
     var removedBytes = 0
-    sweepCursor = table.removeInSegment(at: sweepCursor) { entry in
+    cursor = table.removeInSegment(at: cursor) { entry in
       guard entry.isExpired(at: now) else { return false }
       removedBytes += entry.allocatedBytes
       removed += 1
@@ -148,7 +162,7 @@ struct Keyspace: ~Copyable {
     entryBytes -= removedBytes
     expiringCount -= removed
     expiredCount += removed
-    return (removed, sweepCursor == 0)
+    return removed
   }
 
   /// Begins where `old` ends: empty, with its statistics.

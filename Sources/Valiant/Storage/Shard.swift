@@ -167,6 +167,11 @@ import Glibc
     return full
   }
 
+  /// See `Keyspace.removeExpired`.
+  func removeExpired(at cursor: inout UInt64, now: Timestamp) -> Int {
+    unsafe pointer.pointee.removeExpired(at: &cursor, now: now)
+  }
+
   func checkInvariants(hashing: SipHash) {
     unsafe pointer.pointee.checkInvariants { hashing.hash($0) }
   }

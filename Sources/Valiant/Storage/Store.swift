@@ -189,11 +189,21 @@ import Synchronization
   /// - Returns: How many keys were removed.
   @discardableResult
   public func removeExpired() -> Int {
-    var sweep = ExpirySweep()
+    let now = Timestamp.now
     var removed = 0
-    repeat {
-      removed += sweep.step(self, now: .now).removed
-    } while !sweep.isAtStart
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      for database in 0..<Self.databaseCount {
+        var cursor: UInt64 = 0
+        repeat {
+          // Locked for one segment at a time.
+          shard.withLock {
+            guard let keyspace = shard.keyspaceIfUsed(database) else { return cursor = 0 }
+            removed += keyspace.removeExpired(at: &cursor, now: now)
+          }
+        } while cursor != 0
+      }
+    }
     return removed
   }
 
@@ -220,9 +230,10 @@ import Synchronization
     return census
   }
 
-  /// Keyspaces that have been taken out of the store; their memory is freed with this object.
+  /// Keyspaces that have been taken out of the store; their memory is freed by `free`, or with this
+  /// object.
   @safe final class RemovedKeyspaces: Sendable {
-    // SAFETY: filled before the object is shared, read by nobody but `deinit`.
+    // SAFETY: filled before the object is shared, then touched by `free` alone.
     nonisolated(unsafe) private var keyspaces: [UnsafeMutablePointer<Keyspace>] =
       unsafe []
 
@@ -232,12 +243,16 @@ import Synchronization
       unsafe keyspaces.append(pointer)
     }
 
-    deinit {
+    /// Frees everything now, in the calling thread. Only one thread may call it.
+    func free() {
       for unsafe pointer in unsafe keyspaces {
         unsafe pointer.deinitialize(count: 1)
         unsafe pointer.deallocate()
       }
+      unsafe keyspaces = []
     }
+
+    deinit { free() }
   }
 
   /// Empties `databases` at one moment for everybody, and returns what was in them.
@@ -333,9 +348,6 @@ import Synchronization
 struct ExpirySweep {
   private var shard = 0
   private var database = 0
-
-  /// Whether the next step begins a new round.
-  var isAtStart: Bool { shard == 0 && database == 0 }
 
   /// Looks at one segment, at most 256 entries, of one database of one shard, under its lock.
   mutating func step(_ store: Store, now: Timestamp) -> (removed: Int, looked: Bool) {

@@ -107,25 +107,6 @@ final class Log: Sendable {
   }
 }
 
-/// The value of an environment variable, nil when it is not set.
-func environment(_ name: String) -> String? {
-  // SAFETY: getenv gives nil or a string that nobody here changes.
-  guard let value = unsafe getenv(name) else { return nil }
-  return unsafe String(cString: value)
-}
-
-/// The system's words for an error number.
-func systemErrorText(_ number: Int32) -> String {
-  var buffer = [CChar](repeating: 0, count: 128)
-  // SAFETY: the buffer is writable for its count and stays in place during the call.
-  return unsafe buffer.withUnsafeMutableBufferPointer { room in
-    guard let start = room.baseAddress, unsafe strerror_r(number, start, room.count) == 0 else {
-      return "error \(number)"
-    }
-    return unsafe String(cString: start)
-  }
-}
-
 extension String {
   /// The text with bytes that would break or colour a line replaced by `?`.
   var replacingControlCharacters: String {

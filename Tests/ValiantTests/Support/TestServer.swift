@@ -48,6 +48,12 @@ final class TestServer {
     if first == nil { first = connect() }
     return first?.send(request) ?? ""
   }
+
+  /// Sends a request of these arguments.
+  func send(_ arguments: [String]) -> String {
+    if first == nil { first = connect() }
+    return first?.send(arguments) ?? ""
+  }
 }
 
 /// A client of a `TestServer`.
@@ -99,7 +105,7 @@ final class TestClient {
   func write(_ bytes: ArraySlice<UInt8>) -> Int {
     if bytes.isEmpty { return 0 }
     let count = unsafe bytes.withUnsafeBytes {
-      unsafe Foundation.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL.rawValue))
+      unsafe Foundation.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
     }
     if count < 0, errno == EPIPE { isClosed = true }
     return max(0, count)

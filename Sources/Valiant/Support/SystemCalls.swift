@@ -1,0 +1,28 @@
+import Glibc
+
+// What the C library says, in Swift's types.
+
+/// The value of an environment variable, nil when it is not set.
+func environment(_ name: String) -> String? {
+  // SAFETY: getenv gives nil or a string that nobody here changes.
+  guard let value = unsafe getenv(name) else { return nil }
+  return unsafe String(cString: value)
+}
+
+/// The system's words for an error number.
+func systemErrorText(_ number: Int32) -> String {
+  var buffer = [CChar](repeating: 0, count: 128)
+  // SAFETY: the buffer is writable for its count and stays in place during the call.
+  return unsafe buffer.withUnsafeMutableBufferPointer { room in
+    guard let start = room.baseAddress, unsafe strerror_r(number, start, room.count) == 0 else {
+      return "error \(number)"
+    }
+    return unsafe String(cString: start)
+  }
+}
+
+/// Whether there is a socket, and nothing else, at `path`.
+func isSocket(_ path: String) -> Bool {
+  var status = stat()
+  return unsafe lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
+}

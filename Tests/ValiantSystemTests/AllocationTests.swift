@@ -1,0 +1,142 @@
+import Foundation
+import Testing
+
+/// The real program, with a counting allocator in front of the C library's.
+///
+/// `count.c` is built with the toolchain's clang and preloaded; it counts calls of malloc, calloc,
+/// realloc and the like in a file that the test maps.
+@Suite("Allocations", .serialized) struct AllocationTests {
+  @Test(
+    "a GET or SET of an existing small key allocates nothing",
+    .enabled(if: RunningServer.isBuilt, "needs .build/release/valiant: make build")) func hotPath() throws {
+    let folder = URL(fileURLWithPath: NSTemporaryDirectory())
+      .appendingPathComponent("valiant-\(UUID().uuidString)")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let library = folder.appendingPathComponent("count.so").path
+    let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+      .appendingPathComponent("count.c").path
+    try run(["clang", "-shared", "-fPIC", "-O1", "-o", library, source])
+    let counter = folder.appendingPathComponent("count").path
+    try Data(count: 8).write(to: URL(fileURLWithPath: counter))
+
+    let server = try RunningServer(
+      ["--threads", "1"],
+      environment: ["LD_PRELOAD": library, "ALLOCATION_COUNT_FILE": counter])
+    defer { server.end() }
+    let client = try server.connect()
+    defer { close(client) }
+    func allocations() throws -> Int {
+      let data = try Data(contentsOf: URL(fileURLWithPath: counter))
+      return data.enumerated().reduce(0) { $0 | Int($1.element) << ($1.offset * 8) }
+    }
+    func exchange(_ request: String, _ reply: String, times: Int) throws {
+      let bytes = Array(request.utf8)
+      for _ in 0..<times {
+        unsafe _ = send(client, bytes, bytes.count, Int32(MSG_NOSIGNAL))
+        var received = ""
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        while received.utf8.count < reply.utf8.count {
+          let count = unsafe recv(client, &buffer, buffer.count, 0)
+          guard count > 0 else { throw ServerProblem("the server closed the connection") }
+          received += String(decoding: buffer.prefix(count), as: UTF8.self)
+        }
+        guard received == reply else { throw ServerProblem("unexpected: \(received)") }
+      }
+    }
+    let set = "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n"
+    let get = "*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
+    let request = set + get + get + set
+    let reply = "+OK\r\n$5\r\nvalue\r\n$5\r\nvalue\r\n+OK\r\n"
+    try exchange(request, reply, times: 10)
+    let before = try allocations()
+    #expect(before > 0, "the counter counts")
+    let rounds = 5000
+    let start = Date()
+    try exchange(request, reply, times: rounds)
+    let during = try allocations() - before
+    // A timer turns ten times a second and may allocate; 20,000 commands do not.
+    let ticks = Int(Date().timeIntervalSince(start) * 10) + 2
+    #expect(during <= ticks * 20, "\(during) allocations for \(rounds * 4) commands")
+
+    // The check can fail: a growing value has to allocate.
+    let beforeGrowth = try allocations()
+    for length in stride(from: 100, to: 20_100, by: 100) {
+      let value = String(repeating: "x", count: length)
+      try exchange("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$\(length)\r\n\(value)\r\n", "+OK\r\n", times: 1)
+    }
+    #expect(try allocations() - beforeGrowth >= 100)
+  }
+}
+
+struct ServerProblem: Error, CustomStringConvertible {
+  let description: String
+  init(_ description: String) { self.description = description }
+}
+
+/// Runs a program to its end.
+func run(_ words: [String]) throws {
+  let process = Process()
+  process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+  process.arguments = words
+  try process.run()
+  process.waitUntilExit()
+  guard process.terminationStatus == 0 else {
+    throw ServerProblem("\(words.joined(separator: " ")): status \(process.terminationStatus)")
+  }
+}
+
+/// The built program, listening on a port of its own choice.
+final class RunningServer {
+  /// The release build: a debug one allocates where the optimiser would not.
+  static let program = URL(fileURLWithPath: #filePath)
+    .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+    .appendingPathComponent(".build/release/valiant")
+
+  static var isBuilt: Bool { FileManager.default.isExecutableFile(atPath: program.path) }
+
+  private let process = Process()
+  let port: Int
+
+  init(_ arguments: [String], environment: [String: String] = [:]) throws {
+    process.executableURL = Self.program
+    process.arguments = ["--port", "0", "--bind", "127.0.0.1"] + arguments
+    process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
+    let pipe = Pipe()
+    process.standardError = pipe
+    try process.run()
+    var text = ""
+    while !text.contains("\n") {
+      let data = pipe.fileHandleForReading.availableData
+      if data.isEmpty { break }
+      text += String(decoding: data, as: UTF8.self)
+    }
+    guard let ready = text.range(of: "127.0.0.1:"),
+      let number = Int(text[ready.upperBound...].prefix { $0.isNumber })
+    else {
+      process.terminate()
+      throw ServerProblem("the server did not start: \(text)")
+    }
+    port = number
+  }
+
+  func end() {
+    process.terminate()
+    process.waitUntilExit()
+  }
+
+  func connect() throws -> Int32 {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = UInt16(port).bigEndian
+    address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+    let result = unsafe withUnsafePointer(to: &address) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe Foundation.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+      }
+    }
+    guard result == 0 else { throw ServerProblem("cannot connect to port \(port)") }
+    return descriptor
+  }
+}

@@ -1,0 +1,137 @@
+import Foundation
+import Testing
+
+@testable import Valiant
+
+@Suite("GET and SET") struct StringCommandsTests {
+  let server = TestServer()
+
+  @Test("store and return a value") func basics() {
+    #expect(server.send("GET k") == "$-1\r\n")
+    #expect(server.send("SET k hello") == "+OK\r\n")
+    #expect(server.send("GET k") == "$5\r\nhello\r\n")
+    #expect(server.send("set k 12") == "+OK\r\n")
+    #expect(server.send("gEt k") == "$2\r\n12\r\n")
+  }
+
+  @Test("refuse a wrong number of arguments") func arity() {
+    #expect(server.send("GET") == "-ERR wrong number of arguments for 'get' command\r\n")
+    #expect(server.send("GET a b") == "-ERR wrong number of arguments for 'get' command\r\n")
+    #expect(server.send("SET a") == "-ERR wrong number of arguments for 'set' command\r\n")
+  }
+
+  @Test("answer nulls as the protocol has them") func nulls() {
+    _ = server.send("HELLO 3")
+    #expect(server.send("GET none") == "_\r\n")
+    #expect(server.send("SET none v XX") == "_\r\n")
+  }
+
+  @Test("SET NX and XX") func conditions() {
+    #expect(server.send("SET k 1 XX") == "$-1\r\n")
+    #expect(server.send("SET k 1 NX") == "+OK\r\n")
+    #expect(server.send("SET k 2 NX") == "$-1\r\n")
+    #expect(server.send("SET k 3 xx") == "+OK\r\n")
+    #expect(server.send("GET k") == "$1\r\n3\r\n")
+  }
+
+  @Test("SET GET returns the old value") func setGet() {
+    #expect(server.send("SET k a GET") == "$-1\r\n")
+    #expect(server.send("SET k b GET") == "$1\r\na\r\n")
+    #expect(server.send("SET k c NX GET") == "$1\r\nb\r\n")
+    #expect(server.send("GET k") == "$1\r\nb\r\n")
+    #expect(server.send("SET other c XX GET") == "$-1\r\n")
+    #expect(server.send("EXISTS other") == ":0\r\n")
+    #expect(server.send("SET new c NX GET") == "$-1\r\n")
+    #expect(server.send("GET new") == "$1\r\nc\r\n")
+  }
+
+  @Test("SET with a time to live") func expiry() {
+    #expect(server.send("SET k v EX 100") == "+OK\r\n")
+    #expect(server.send("TTL k") == ":100\r\n")
+    #expect(server.send("SET k v PX 50000") == "+OK\r\n")
+    #expect(server.send("TTL k") == ":50\r\n")
+    let now = Int(Date().timeIntervalSince1970)
+    #expect(server.send("SET k v EXAT \(now + 100)") == "+OK\r\n")
+    #expect([":100\r\n", ":99\r\n"].contains(server.send("TTL k")))
+    #expect(server.send("SET k v PXAT \((now + 100) * 1000)") == "+OK\r\n")
+    #expect([":100\r\n", ":99\r\n"].contains(server.send("TTL k")))
+    #expect(server.send("SET k w KEEPTTL") == "+OK\r\n")
+    #expect([":100\r\n", ":99\r\n"].contains(server.send("TTL k")))
+    #expect(server.send("SET k w") == "+OK\r\n")
+    #expect(server.send("TTL k") == ":-1\r\n")
+  }
+
+  @Test("an expired key is gone") func expired() {
+    #expect(server.send("SET k v PX 20") == "+OK\r\n")
+    #expect(server.send("GET k") == "$1\r\nv\r\n")
+    Thread.sleep(forTimeInterval: 0.04)
+    #expect(server.send("GET k") == "$-1\r\n")
+    #expect(server.send("PTTL k") == ":-2\r\n")
+    #expect(server.send("SET k v NX") == "+OK\r\n")
+    #expect(server.send("SET past v EXAT 1") == "+OK\r\n")
+    #expect(server.send("EXISTS past") == ":0\r\n")
+  }
+
+  @Test("expired keys are collected without being asked for") func sweep() {
+    for number in 0..<500 { _ = server.send("SET k\(number) v PX 10") }
+    Thread.sleep(forTimeInterval: 0.15)
+    server.turn(300)
+    #expect(server.send("DBSIZE") == ":0\r\n")
+    #expect(server.send("INFO stats").contains("expired_keys:500\r\n"))
+  }
+
+  @Test(
+    "SET refuses options that do not go together",
+    arguments: [
+      "NX XX", "EX 1 PX 1", "EX 1 KEEPTTL", "KEEPTTL EX 1", "EX", "PXAT", "BOGUS", "EX 1 EX 2",
+      "NX GET bogus",
+    ]) func syntax(_ options: String) {
+    #expect(server.send("SET k v \(options)") == "-ERR syntax error\r\n")
+    #expect(server.send("EXISTS k") == ":0\r\n")
+  }
+
+  @Test("SET refuses times that are none") func badTimes() {
+    let notAnInteger = "-ERR value is not an integer or out of range\r\n"
+    let invalid = "-ERR invalid expire time in 'set' command\r\n"
+    for value in ["x", "1.5", "+1", "01", "9223372036854775808"] {
+      #expect(server.send("SET k v EX \(value)") == notAnInteger)
+    }
+    for options in [
+      "EX 0", "EX -1", "PX 0", "EXAT 0", "PXAT -1", "EX 9223372036854775807",
+      "PX 9223372036854775807", "EXAT 9223372036854775807",
+    ] {
+      #expect(server.send("SET k v \(options)") == invalid)
+    }
+  }
+}
+
+@Suite("Key commands") struct KeyCommandsTests {
+  let server = TestServer()
+
+  @Test("DEL and EXISTS count their arguments") func counts() {
+    _ = server.send("SET a 1")
+    _ = server.send("SET b 2")
+    #expect(server.send("EXISTS a b c a") == ":3\r\n")
+    #expect(server.send("DEL a c a") == ":1\r\n")
+    #expect(server.send("EXISTS a") == ":0\r\n")
+    #expect(server.send("DEL b") == ":1\r\n")
+    #expect(server.send("DEL") == "-ERR wrong number of arguments for 'del' command\r\n")
+  }
+
+  @Test("work on very many keys") func manyKeys() {
+    let keys = (0..<5000).map { "key:\($0)" }
+    for key in keys.prefix(1000) { _ = server.send("SET \(key) v") }
+    #expect(server.send("EXISTS " + keys.joined(separator: " ")) == ":1000\r\n")
+    #expect(server.send("DEL " + keys.joined(separator: " ")) == ":1000\r\n")
+    #expect(server.send("DBSIZE") == ":0\r\n")
+  }
+
+  @Test("TTL and PTTL tell missing from unlimited") func timeToLive() {
+    #expect(server.send("TTL k") == ":-2\r\n")
+    _ = server.send("SET k v")
+    #expect(server.send("TTL k") == ":-1\r\n")
+    #expect(server.send("PTTL k") == ":-1\r\n")
+    _ = server.send("SET k v PX 1499")
+    #expect(server.send("TTL k") == ":1\r\n")
+  }
+}

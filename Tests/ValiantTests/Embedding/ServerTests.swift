@@ -1,0 +1,195 @@
+import Foundation
+import Testing
+import Valiant
+
+/// A blocking client over TCP.
+private struct Client {
+  let descriptor: Int32
+
+  init(port: Int) throws {
+    descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = UInt16(port).bigEndian
+    address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+    let result = unsafe withUnsafePointer(to: &address) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+      }
+    }
+    guard result == 0 else { throw Refused() }
+    var limit = timeval(tv_sec: 10, tv_usec: 0)
+    unsafe setsockopt(
+      descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+  }
+
+  struct Refused: Error {}
+
+  func write(_ text: String) {
+    let bytes = Array(text.utf8)
+    unsafe _ = send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL))
+  }
+
+  /// What the next read gives; empty at the end.
+  func read() -> String {
+    var buffer = [UInt8](repeating: 0, count: 65536)
+    let count = unsafe recv(descriptor, &buffer, buffer.count, 0)
+    return String(decoding: buffer.prefix(max(0, count)), as: UTF8.self)
+  }
+
+  func ask(_ line: String) -> String {
+    write(line + "\r\n")
+    return read()
+  }
+
+  func end() { close(descriptor) }
+}
+
+@Suite("Embedded server", .serialized) struct ServerTests {
+  @Test("the README's example of a server") func example() throws {
+    var settings = Settings()
+    settings.port = 0
+    let server = Server(settings: settings)
+    try server.start()
+    server.store.set("greeting", to: "hello")
+    let port = try #require(server.port)
+    let client = try Client(port: port)
+    #expect(client.ask("GET greeting") == "$5\r\nhello\r\n")
+    #expect(client.ask("SET answer 42") == "+OK\r\n")
+    #expect(server.store.get("answer") == "42")
+    client.end()
+    server.stop()
+    #expect(throws: Client.Refused.self) { try Client(port: port) }
+  }
+
+  @Test("several run in one process, and on one store") func several() throws {
+    var settings = Settings()
+    settings.port = 0
+    let store = Store()
+    let servers = [
+      Server(settings: settings, store: store), Server(settings: settings, store: store),
+      Server(settings: settings),
+    ]
+    for server in servers { try server.start() }
+    let clients = try servers.map { try Client(port: $0.port ?? 0) }
+    #expect(clients[0].ask("SET k v") == "+OK\r\n")
+    #expect(clients[1].ask("GET k") == "$1\r\nv\r\n")
+    #expect(clients[2].ask("GET k") == "$-1\r\n")
+    for client in clients { client.end() }
+    for server in servers { server.stop() }
+  }
+
+  @Test("can be started again after it was stopped") func restart() throws {
+    var settings = Settings()
+    settings.port = 0
+    let server = Server(settings: settings)
+    for _ in 0..<5 {
+      try server.start()
+      #expect(throws: Server.StartFailure.self) { try server.start() }
+      let client = try Client(port: server.port ?? 0)
+      #expect(client.ask("PING") == "+PONG\r\n")
+      let start = Date()
+      server.stop()
+      #expect(Date().timeIntervalSince(start) < 1)
+      #expect(client.read() == "", "the connection has ended")
+      client.end()
+      #expect(server.port == nil)
+    }
+    server.stop()
+  }
+
+  @Test("a taken port is one sentence") func busyPort() throws {
+    var settings = Settings()
+    settings.port = 0
+    let first = Server(settings: settings)
+    try first.start()
+    defer { first.stop() }
+    settings.port = first.port ?? 0
+    let second = Server(settings: settings)
+    let failure = try #require(throws: Server.StartFailure.self) { try second.start() }
+    #expect(
+      failure.description
+        == "cannot listen on 127.0.0.1:\(settings.port): Address already in use")
+  }
+
+  @Test("connections spread evenly over the loops") func spread() throws {
+    var settings = Settings()
+    settings.port = 0
+    settings.threads = 4
+    let server = Server(settings: settings)
+    try server.start()
+    defer { server.stop() }
+    let clients = try (0..<8).map { _ in try Client(port: server.port ?? 0) }
+    for client in clients { #expect(client.ask("PING") == "+PONG\r\n") }
+    let info = clients[0].ask("INFO threads")
+    for thread in 0..<4 { #expect(info.contains("thread_\(thread):connections=2,")) }
+    for client in clients { client.end() }
+  }
+
+  @Test("stopping answers what was accepted") func drain() throws {
+    var settings = Settings()
+    settings.port = 0
+    let server = Server(settings: settings)
+    try server.start()
+    let clients = try (0..<20).map { _ in try Client(port: server.port ?? 0) }
+    for client in clients { client.write("ECHO before\r\n") }
+    server.stop()
+    for client in clients {
+      #expect(client.read() == "$6\r\nbefore\r\n")
+      #expect(client.read() == "")
+      client.end()
+    }
+  }
+
+  @Test("multi-key commands in opposite orders on many threads never block each other")
+  func noDeadlock() throws {
+    var settings = Settings()
+    settings.port = 0
+    settings.threads = 4
+    let server = Server(settings: settings)
+    try server.start()
+    defer { server.stop() }
+    let port = server.port ?? 0
+    let keys = (0..<200).map { "key:\($0)" }
+    let up = "EXISTS " + keys.joined(separator: " ")
+    let down = "DEL " + keys.reversed().joined(separator: " ")
+    DispatchQueue.concurrentPerform(iterations: 8) { index in
+      guard let client = try? Client(port: port) else { return }
+      for number in 0..<200 {
+        _ = client.ask("SET key:\(number) v")
+        precondition(client.ask(index % 2 == 0 ? up : down).hasPrefix(":"))
+      }
+      client.end()
+    }
+    let client = try Client(port: port)
+    #expect(client.ask("PING") == "+PONG\r\n")
+    client.end()
+  }
+
+  @Test("clients are listed and killed from every loop") func crossLoopKill() throws {
+    var settings = Settings()
+    settings.port = 0
+    settings.threads = 3
+    let server = Server(settings: settings)
+    try server.start()
+    defer { server.stop() }
+    let clients = try (0..<9).map { _ in try Client(port: server.port ?? 0) }
+    for (index, client) in clients.enumerated() {
+      #expect(client.ask("CLIENT SETNAME c\(index)") == "+OK\r\n")
+    }
+    #expect(clients[0].ask("CLIENT LIST").split(separator: "\n").filter { $0.contains("name=c") }.count == 9)
+    #expect(clients[4].ask("CLIENT KILL TYPE normal") == ":8\r\n")
+    for (index, client) in clients.enumerated() where index != 4 { #expect(client.read() == "") }
+    #expect(clients[4].ask("PING") == "+PONG\r\n")
+    for client in clients { client.end() }
+  }
+
+  @Test("the README's example of a store") func storeExample() {
+    let store = Store()
+    store.set("greeting", to: "hello", expiresIn: .seconds(60))
+    #expect(store.get("greeting") == "hello")
+    #expect(store.count() == 1)
+    store.delete("greeting")
+    #expect(!store.exists("greeting"))
+  }
+}

@@ -1,0 +1,38 @@
+import Foundation
+import Testing
+
+@testable import Valiant
+
+@Suite("Documentation") struct DocumentationTests {
+  private func readme() throws -> String {
+    try String(contentsOf: root.appendingPathComponent("README.md"), encoding: .utf8)
+  }
+
+  @Test("the README's tables are those of the rows") func tables() throws {
+    let readme = try readme()
+    #expect(
+      readme.contains(CommandDocs.table), "refresh it with: valiant --print commands")
+    #expect(
+      readme.contains(Invocation.settingsTable), "refresh it with: valiant --print settings")
+  }
+
+  @Test("every command says what it does, and its arity fits its syntax") func commands() {
+    for index in 0..<CommandTable.shared.count {
+      let command = CommandTable.shared[index]
+      #expect(command.summary.hasSuffix("."), "\(command.name)")
+      #expect(!command.complexity.isEmpty)
+      let arguments = CommandSyntax.parse(command.syntax, nameWords: command.nameWords)
+      let isOpen = arguments.contains { $0.isOptional || $0.isMultiple }
+      if !command.name.hasSuffix("help"), command.subcommands.isEmpty, command.name != "quit",
+        command.name != "client|kill"
+      {
+        #expect(isOpen == (command.arity < 0), "\(command.name)")
+      }
+      #expect(command.index == index)
+    }
+  }
+
+  @Test("every setting says what it does") func settings() {
+    for setting in Setting.all { #expect(setting.summary.hasSuffix("."), "\(setting.name)") }
+  }
+}

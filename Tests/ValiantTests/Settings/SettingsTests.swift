@@ -1,0 +1,123 @@
+import Foundation
+import Testing
+
+@testable import Valiant
+
+private func settings(_ lines: String) throws -> Settings {
+  var settings = Settings()
+  for line in lines.split(separator: "\n") { try SettingsFile.read(line: line, into: &settings) }
+  return settings
+}
+
+@Suite("Settings") struct SettingsTests {
+  @Test("every row reads back what it writes") func roundTrip() throws {
+    var changed = Settings()
+    for setting in Setting.all {
+      try setting.read(setting.text(in: Settings()), into: &changed)
+    }
+    #expect(changed == Settings())
+  }
+
+  @Test("names are unique and lower case") func names() {
+    #expect(Set(Setting.all.map(\.name)).count == Setting.all.count)
+    for setting in Setting.all { #expect(setting.name == setting.name.lowercased()) }
+  }
+
+  @Test("a file's directives are understood") func directives() throws {
+    let read = try settings(
+      """
+      # a comment that isn't one to trip over
+        port 4300
+      bind 127.0.0.1  ::1
+      requirepass "a b"
+      timeout 5
+      PROTECTED-MODE no
+      proto-max-bulk-len 2mb
+      unixsocketperm 770
+      loglevel debug
+      client-output-buffer-limit normal 10mb 1mb 5
+      client-output-buffer-limit pubsub 32mb 8mb 60
+      save ""
+      appendonly no
+      """)
+    #expect(read.port == 4300)
+    #expect(read.bind == ["127.0.0.1", "::1"])
+    #expect(read.password == "a b")
+    #expect(read.timeoutSeconds == 5)
+    #expect(!read.isProtected)
+    #expect(read.bulkLengthMaxBytes == 2 << 20)
+    #expect(read.unixSocketPermissions == 0o770)
+    #expect(read.logLevel == .debug)
+    #expect(read.outputLimit.hardBytes == 10 << 20 && read.outputLimit.softSeconds == 5)
+  }
+
+  @Test(
+    "mistakes are refused",
+    arguments: [
+      ("prot 1", "unknown directive 'prot'"),
+      ("port", "'port' needs a value"),
+      ("port x", "port 'x': argument couldn't be parsed into an integer"),
+      ("port 70000", "port '70000': argument must be between 0 and 65535 inclusive"),
+      ("protected-mode maybe", "protected-mode 'maybe': argument must be 'yes' or 'no'"),
+      ("requirepass \"x", "unbalanced quotes"),
+      ("appendonly yes", "appendonly 'yes': only 'no' is possible in this version"),
+      ("unixsocketperm 999", "unixsocketperm '999': argument must be octal digits between 0 and 777"),
+      (
+        "client-output-buffer-limit normal 1",
+        "client-output-buffer-limit 'normal 1': Wrong number of arguments in buffer limit configuration."
+      ),
+    ]) func mistakes(_ line: String, _ message: String) {
+    #expect(throws: SettingError(message)) { try settings(line) }
+  }
+
+  @Test("sizes have Redis's units") func units() {
+    #expect(Setting.byteCount("1k") == 1000)
+    #expect(Setting.byteCount("1kb") == 1024)
+    #expect(Setting.byteCount("2MB") == 2 << 20)
+    #expect(Setting.byteCount("1gb") == 1 << 30)
+    #expect(Setting.byteCount("5") == 5)
+    for wrong in ["", "x", "1x", "-1", "1 k", "99999999999999999999", "9999999999999gb"] {
+      #expect(Setting.byteCount(wrong) == nil)
+    }
+  }
+
+  @Test("a file's mistake is told with its line") func fileAndLine() throws {
+    let path = NSTemporaryDirectory() + "valiant-\(UUID().uuidString).conf"
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    try Data("port 4300\n\nnonsense 1\n".utf8).write(to: URL(fileURLWithPath: path))
+    var read = Settings()
+    let error = #expect(throws: StartError.self) { try SettingsFile.read(path, into: &read) }
+    #expect(error?.description == "\(path):3: unknown directive 'nonsense'")
+    #expect(throws: StartError.self) { try SettingsFile.read(path + "x", into: &read) }
+  }
+}
+
+@Suite("Command line") struct CommandLineTests {
+  private func serve(_ arguments: [String]) throws -> Invocation {
+    guard case .serve(let invocation) = try Invocation.parse(arguments) else { throw Problem() }
+    return invocation
+  }
+
+  @Test("flags set what directives set") func flags() throws {
+    let settings = try serve(["--port", "5", "--bind", "127.0.0.1", "-::1", "--timeout=7"]).settings()
+    #expect(settings.port == 5)
+    #expect(settings.bind == ["127.0.0.1", "-::1"])
+    #expect(settings.timeoutSeconds == 7)
+  }
+
+  @Test("a file comes first or behind --config") func file() throws {
+    #expect(try serve(["a.conf", "--port", "5"]).file == "a.conf")
+    #expect(try serve(["--port", "5", "--config", "b.conf"]).file == "b.conf")
+  }
+
+  @Test(
+    "mistakes are refused",
+    arguments: [["--nonsense", "1"], ["--port"], ["-x"], ["a", "b"], ["--config"]])
+  func mistakes(_ arguments: [String]) {
+    #expect(throws: StartError.self) { try Invocation.parse(arguments) }
+  }
+
+  @Test("--help names every setting") func help() {
+    for setting in Setting.all { #expect(Invocation.help.contains("--\(setting.name) ")) }
+  }
+}

@@ -1,0 +1,172 @@
+import Testing
+
+@testable import Valiant
+
+/// A keyspace beside a dictionary that should always say the same.
+private final class Model {
+  var keyspace = Keyspace()
+  var expected: [[UInt8]: (value: [UInt8], deadline: Timestamp?)] = [:]
+  var now = Timestamp(milliseconds: 1_000_000)
+  let hashing = SipHash(key0: 1, key1: 2)
+
+  func set(_ key: [UInt8], _ value: [UInt8], _ deadline: Timestamp?) {
+    key.withBytes { key in
+      value.withBytes { value in
+        keyspace.set(
+          key, hash: hashing.hash(key), to: value, deadline: deadline,
+          rehash: { [hashing] in hashing.hash($0) })
+      }
+    }
+    expected[key] = (value, deadline)
+  }
+
+  func setDeadline(_ key: [UInt8], _ deadline: Timestamp?) -> Bool {
+    key.withBytes { key in
+      keyspace.setDeadline(
+        deadline, of: key, hash: hashing.hash(key), now: now,
+        rehash: { [hashing] in hashing.hash($0) })
+    }
+  }
+
+  func get(_ key: [UInt8]) -> [UInt8]? {
+    key.withBytes { keyspace.find($0, hash: hashing.hash($0), now: now)?.value.array }
+  }
+
+  func remove(_ key: [UInt8]) -> Bool {
+    key.withBytes { keyspace.remove($0, hash: hashing.hash($0), now: now) }
+  }
+
+  func living(_ key: [UInt8]) -> [UInt8]? {
+    guard let entry = expected[key] else { return nil }
+    if let deadline = entry.deadline, deadline < now { return nil }
+    return entry.value
+  }
+
+  func checkInvariants() { keyspace.checkInvariants { hashing.hash($0) } }
+}
+
+@Suite("Keyspace") struct KeyspaceModelTests {
+  @Test("does what a dictionary does", arguments: [1, 2, 3, 4, 5, 6, 7, 8] as [UInt64])
+  func model(_ seed: UInt64) {
+    var random = Random(seed: seed)
+    let model = Model()
+    // Few keys make collisions of purpose, many make segments split.
+    let keyCount = [10, 100, 1000, 20_000][Int(seed) % 4]
+    func randomBytes(_ longest: Int) -> [UInt8] {
+      let length = Int.random(in: 0...longest, using: &random)
+      return (0..<length).map { _ in UInt8.random(in: 0...255, using: &random) }
+    }
+    func value() -> [UInt8] {
+      switch Int.random(in: 0..<5, using: &random) {
+      case 0: return randomBytes(8)
+      case 1: return randomBytes(600)
+      case 2: return Array(String(Int(truncatingIfNeeded: random.next() >> (random.next() % 64))).utf8)
+      case 3: return Array("-\(random.next() % 100_000)".utf8)
+      default: return Array("00\(random.next() % 100)".utf8)
+      }
+    }
+    func deadline() -> Timestamp? {
+      Bool.random(using: &random)
+        ? nil : Timestamp(milliseconds: model.now.milliseconds + Int.random(in: 0...500, using: &random))
+    }
+    for step in 0..<60_000 {
+      let number = Int.random(in: 0..<keyCount, using: &random)
+      // Some keys are longer than a byte can count.
+      let key = Array("k\(number)".utf8) + [UInt8](repeating: 7, count: number % 50 == 0 ? 300 : 0)
+      switch Int.random(in: 0..<10, using: &random) {
+      case 0..<4: model.set(key, value(), deadline())
+      case 4..<7: #expect(model.get(key) == model.living(key), "seed \(seed), step \(step)")
+      case 7:
+        let expected = model.living(key) != nil
+        #expect(model.remove(key) == expected, "seed \(seed), step \(step)")
+        model.expected[key] = nil
+      case 8:
+        let new = deadline()
+        let living = model.living(key)
+        #expect(model.setDeadline(key, new) == (living != nil), "seed \(seed), step \(step)")
+        model.expected[key] = living.map { ($0, new) }
+      default:
+        model.now.milliseconds += Int.random(in: 0...20, using: &random)
+        _ = model.keyspace.sweepSegment(now: model.now)
+      }
+      if step % 5000 == 0 { model.checkInvariants() }
+    }
+    model.checkInvariants()
+    for key in model.expected.keys { #expect(model.get(key) == model.living(key), "seed \(seed)") }
+    for key in model.expected.keys { _ = model.remove(key) }
+    model.checkInvariants()
+    let count = model.keyspace.count
+    #expect(count == 0)
+    let bytesLeft = model.keyspace.allocatedBytes
+    #expect(bytesLeft == 0, "everything is given back")
+  }
+
+  @Test("sweeping removes every expired key and no other") func sweep() {
+    let model = Model()
+    for number in 0..<20_000 {
+      let deadline = Timestamp(milliseconds: model.now.milliseconds + number % 2 * 1000)
+      model.set(Array("\(number)".utf8), [1], number % 4 == 3 ? nil : deadline)
+    }
+    model.now.milliseconds += 500
+    var removed = 0
+    repeat {
+      let step = model.keyspace.sweepSegment(now: model.now)
+      removed += step.removed
+      if step.isAtEnd { break }
+    } while true
+    #expect(removed == 10_000)
+    let (count, expired) = (model.keyspace.count, model.keyspace.expiredCount)
+    #expect(count == 10_000)
+    #expect(expired == 10_000)
+    model.checkInvariants()
+  }
+
+  @Test("keeps values of every type and size") func values() {
+    let model = Model()
+    let values = [
+      "", "0", "-1", "127", "128", "-128", "-129", "32767", "32768", "2147483647", "2147483648",
+      "9223372036854775807", "-9223372036854775808", "9223372036854775808", "007", "+1", " 1",
+      String(repeating: "x", count: 255), String(repeating: "x", count: 256),
+      String(repeating: "x", count: 70_000),
+    ]
+    // Every value over every other, so that entries change type and size in place.
+    for first in values {
+      for second in values {
+        for deadline in [nil, Timestamp(milliseconds: model.now.milliseconds + 1)] {
+          model.set([1], Array(first.utf8), nil)
+          model.set([1], Array(second.utf8), deadline)
+          #expect(model.get([1]) == Array(second.utf8))
+        }
+      }
+    }
+    model.checkInvariants()
+  }
+
+  @Test("a key lives through the millisecond of its deadline") func lastMillisecond() {
+    let model = Model()
+    model.set([1], [2], model.now)
+    #expect(model.get([1]) == [2])
+    model.now.milliseconds += 1
+    #expect(model.get([1]) == nil)
+    let expired = model.keyspace.expiredCount
+    #expect(expired == 1)
+  }
+
+  @Test("no insertion moves more than a segment") func boundedGrowth() {
+    // Counts how many keys are hashed again during each insertion: those are the moved ones.
+    var keyspace = Keyspace()
+    let hashing = SipHash(key0: 3, key1: 4)
+    var worst = 0
+    for number in 0..<100_000 {
+      var moved = 0
+      Array("\(number)".utf8).withBytes { key in
+        keyspace.set(key, hash: hashing.hash(key), to: key, deadline: nil) {
+          moved += 1
+          return hashing.hash($0)
+        }
+      }
+      worst = max(worst, moved)
+    }
+    #expect(worst > 0 && worst <= 256)
+  }
+}
