@@ -8,7 +8,9 @@ import Testing
 @Suite("Allocations", .serialized) struct AllocationTests {
   @Test(
     "a GET or SET of an existing small key allocates nothing",
-    .enabled(if: RunningServer.isBuilt, "needs .build/release/valiant: make build")) func hotPath() throws {
+    .enabled(if: RunningServer.isBuilt, "needs .build/release/valiant: make build")) func hotPath()
+    throws
+  {
     let folder = URL(fileURLWithPath: NSTemporaryDirectory())
       .appendingPathComponent("valiant-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
@@ -63,7 +65,8 @@ import Testing
     let beforeGrowth = try allocations()
     for length in stride(from: 100, to: 20_100, by: 100) {
       let value = String(repeating: "x", count: length)
-      try exchange("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$\(length)\r\n\(value)\r\n", "+OK\r\n", times: 1)
+      try exchange(
+        "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$\(length)\r\n\(value)\r\n", "+OK\r\n", times: 1)
     }
     #expect(try allocations() - beforeGrowth >= 100)
   }

@@ -189,7 +189,8 @@
     if rest > context.worker.settings.queryBufferMaxBytes {
       statistics.queryBufferLimitDisconnections.add()
       context.server.log.warning(
-        "closing client \(client.id) at \(client.address.text): a request of more than \(rest) bytes")
+        "closing client \(client.id) at \(client.address.text): a request of more than \(rest) bytes"
+      )
       connection.close()
     }
     return used
@@ -248,7 +249,8 @@
   ) -> Int {
     statistics.errorReplies.add()
     context.server.log.verbose(
-      "protocol error of client \(context.client.id) at \(context.client.address.text): \(error.text)")
+      "protocol error of client \(context.client.id) at \(context.client.address.text): \(error.text)"
+    )
     context.reply.error(error.message)
     return finish(connection, input)
   }
@@ -452,7 +454,9 @@
 
   /// Runs a command under the locks of its keys.
   @inline(__always)
-  private mutating func run(_ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64) {
+  private mutating func run(
+    _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
+  ) {
     unsafe context.begin(command, request)
     do throws(CommandError) {
       if unsafe command.pointee.firstKey == 0 {

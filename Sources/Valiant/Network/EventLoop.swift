@@ -164,7 +164,9 @@ import Glibc
 
 /// The state of the loop that a callback's handle belongs to.
 @inline(__always)
-@unsafe func stateOf(_ loop: UnsafeMutablePointer<uv_loop_t>?) -> UnsafeMutablePointer<EventLoop.State> {
+@unsafe func stateOf(_ loop: UnsafeMutablePointer<uv_loop_t>?) -> UnsafeMutablePointer<
+  EventLoop.State
+> {
   unsafe loop.unsafelyUnwrapped.pointee.data.unsafelyUnwrapped
     .assumingMemoryBound(to: EventLoop.State.self)
 }

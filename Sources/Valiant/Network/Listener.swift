@@ -42,7 +42,8 @@ final class Listener {
   }
 
   private func poll() {
-    unsafe uv_poll_start(handle.pointer(as: uv_poll_t.self), Int32(UV_READABLE.rawValue)) { poll, _, _ in
+    unsafe uv_poll_start(handle.pointer(as: uv_poll_t.self), Int32(UV_READABLE.rawValue)) {
+      poll, _, _ in
       unsafe LoopHandle.of(poll).action()
     }
   }

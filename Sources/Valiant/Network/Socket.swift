@@ -53,7 +53,9 @@ enum Socket {
     guard descriptor >= 0 else { throw NetworkError(attempt: attempt, code: errno) }
     setOption(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
     // An IPv6 socket must not take the IPv4 port as well: that one has a socket of its own.
-    if unsafe info.ai_family == AF_INET6 { setOption(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
+    if unsafe info.ai_family == AF_INET6 {
+      setOption(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1)
+    }
     guard unsafe bind(descriptor, info.ai_addr, info.ai_addrlen) == 0,
       Glibc.listen(descriptor, Int32(clamping: backlog)) == 0
     else {
@@ -111,7 +113,8 @@ enum Socket {
   /// sd_listen_fds(3).
   static func inherited() -> [Listening] {
     guard environment("LISTEN_PID") == String(getpid()),
-      let text = environment("LISTEN_FDS"), let count = Int32(text), (1...inheritedMax).contains(count)
+      let text = environment("LISTEN_FDS"), let count = Int32(text),
+      (1...inheritedMax).contains(count)
     else { return [] }
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsafe unsetenv(name) }
     return (3..<3 + count).compactMap { descriptor in
@@ -162,7 +165,8 @@ enum Socket {
     }
   }
 
-  private static func setOption(_ descriptor: Int32, _ level: Int32, _ name: Int32, _ value: Int32) {
+  private static func setOption(_ descriptor: Int32, _ level: Int32, _ name: Int32, _ value: Int32)
+  {
     var value = value
     unsafe setsockopt(descriptor, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
   }
@@ -176,8 +180,12 @@ enum Socket {
     var isLoopback = false
   }
 
-  static func localAddress(of descriptor: Int32) -> Address { unsafe address(descriptor, getsockname) }
-  static func peerAddress(of descriptor: Int32) -> Address { unsafe address(descriptor, getpeername) }
+  static func localAddress(of descriptor: Int32) -> Address {
+    unsafe address(descriptor, getsockname)
+  }
+  static func peerAddress(of descriptor: Int32) -> Address {
+    unsafe address(descriptor, getpeername)
+  }
 
   @unsafe private static func address(
     _ descriptor: Int32,

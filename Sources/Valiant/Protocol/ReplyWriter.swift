@@ -67,12 +67,20 @@ struct ReplyWriter: ~Copyable {
   /// Nothing: a missing key, a refused SET NX.
   @inline(__always)
   mutating func null() {
-    if protocolVersion == 3 { output.append(literal: "_\r\n") } else { output.append(literal: "$-1\r\n") }
+    if protocolVersion == 3 {
+      output.append(literal: "_\r\n")
+    } else {
+      output.append(literal: "$-1\r\n")
+    }
   }
 
   /// Nothing where otherwise an array stands.
   mutating func nullArray() {
-    if protocolVersion == 3 { output.append(literal: "_\r\n") } else { output.append(literal: "*-1\r\n") }
+    if protocolVersion == 3 {
+      output.append(literal: "_\r\n")
+    } else {
+      output.append(literal: "*-1\r\n")
+    }
   }
 
   /// Text for people, such as INFO: marked as such in RESP3.

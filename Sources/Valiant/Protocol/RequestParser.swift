@@ -109,7 +109,8 @@ struct RequestParser: ~Copyable {
   @inline(__always)
   func request(in input: Bytes, firstArgument: Int, count: Int) -> Request {
     // SAFETY: ranges were made within this input and list, which the caller keeps in place.
-    unsafe Request(base: input.pointer, ranges: arguments.pointer(from: firstArgument), count: count)
+    unsafe Request(
+      base: input.pointer, ranges: arguments.pointer(from: firstArgument), count: count)
   }
 
   /// Looks for the next request in `input`, which begins where it began at the last call, unless

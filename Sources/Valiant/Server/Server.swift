@@ -137,7 +137,8 @@ public final class Server: Sendable {
             backlog: settings.backlog))
       }
       guard !sockets.isEmpty else {
-        throw NetworkError(attempt: "listen anywhere: bind and unixsocket name no address", code: EINVAL)
+        throw NetworkError(
+          attempt: "listen anywhere: bind and unixsocket name no address", code: EINVAL)
       }
     } catch {
       for socket in sockets { close(socket.descriptor) }
@@ -197,7 +198,9 @@ public final class Server: Sendable {
     for maxClients: Int, spare: Int, _ log: Log
   ) -> Int {
     var limit = rlimit()
-    guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return maxClients }
+    guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
+      return maxClients
+    }
     let wanted = rlim_t(maxClients + spare)
     if limit.rlim_cur < wanted {
       limit.rlim_cur = min(wanted, limit.rlim_max)

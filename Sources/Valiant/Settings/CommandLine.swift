@@ -121,7 +121,8 @@ struct Invocation: Sendable {
     let rows = Setting.all.map { setting in
       let value = setting.text(in: defaults)
       let change = setting.change == .anyTime ? "any time" : "at start"
-      return "| `\(setting.name)` | `\(value.isEmpty ? "\"\"" : value)` | \(change) | \(setting.summary) |"
+      return
+        "| `\(setting.name)` | `\(value.isEmpty ? "\"\"" : value)` | \(change) | \(setting.summary) |"
     }
     return "| setting | default | change | meaning |\n|---|---|---|---|\n"
       + rows.joined(separator: "\n") + "\n"

@@ -85,7 +85,8 @@ struct Setting: Sendable {
       "proto-max-bulk-len", .bytes(\.bulkLengthMaxBytes, (1 << 20)...(512 << 20)), change: .anyTime,
       summary: "Longest argument of a request."),
     Setting(
-      "client-query-buffer-limit", .bytes(\.queryBufferMaxBytes, (1 << 20)...(4 << 30) - (16 << 20)),
+      "client-query-buffer-limit",
+      .bytes(\.queryBufferMaxBytes, (1 << 20)...(4 << 30) - (16 << 20)),
       change: .anyTime,
       summary: "Most bytes of an unfinished request; a client above it is closed."),
     Setting(
@@ -213,7 +214,10 @@ struct Setting: Sendable {
       }
       guard let hard = byteCount(words[start + 1]), let soft = byteCount(words[start + 2]),
         let seconds = Int(words[start + 3]), (0...Int(Int32.max)).contains(seconds)
-      else { throw SettingError("Error in hard, soft or soft_seconds setting in buffer limit configuration.") }
+      else {
+        throw SettingError(
+          "Error in hard, soft or soft_seconds setting in buffer limit configuration.")
+      }
       if name == "normal" {
         limit.hardBytes = hard
         limit.softBytes = soft

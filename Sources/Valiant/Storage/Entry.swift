@@ -109,7 +109,8 @@ import Glibc
     if unsafe base[0] & Entry.expires == 0 { return nil }
     let offset = layout.deadlineOffset
     return Timestamp(
-      milliseconds: unsafe UnsafeRawPointer(base).loadUnaligned(fromByteOffset: offset, as: Int.self))
+      milliseconds: unsafe UnsafeRawPointer(base).loadUnaligned(
+        fromByteOffset: offset, as: Int.self))
   }
 
   @inline(__always)

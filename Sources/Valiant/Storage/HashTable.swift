@@ -67,9 +67,10 @@ import Glibc
     @inline(__always)
     init(word: UInt64) {
       // SAFETY: a directory word holds the address of live slots.
-      unsafe slots = UnsafeMutablePointer(
-        bitPattern: UInt(truncatingIfNeeded: word & addressMask)
-      ).unsafelyUnwrapped
+      unsafe slots =
+        UnsafeMutablePointer(
+          bitPattern: UInt(truncatingIfNeeded: word & addressMask)
+        ).unsafelyUnwrapped
       mask = word &>> 56
       localDepth = (word &>> 48) & 0xff
     }
@@ -295,7 +296,9 @@ import Glibc
     // Entries are scattered over memory: ask for some ahead while hashing others.
     let ahead: UInt64 = 8
     for index in 0...old.mask {
-      if index + ahead <= old.mask { unsafe Processor.prefetch(Self.address(old[index + ahead] | 1)) }
+      if index + ahead <= old.mask {
+        unsafe Processor.prefetch(Self.address(old[index + ahead] | 1))
+      }
       let slot = old[index]
       if slot == 0 { continue }
       let entry = unsafe Entry(base: Self.address(slot))

@@ -198,7 +198,10 @@ import Synchronization
         repeat {
           // Locked for one segment at a time.
           shard.withLock {
-            guard let keyspace = shard.keyspaceIfUsed(database) else { return cursor = 0 }
+            guard let keyspace = shard.keyspaceIfUsed(database) else {
+              cursor = 0
+              return
+            }
             removed += keyspace.removeExpired(at: &cursor, now: now)
           }
         } while cursor != 0
@@ -245,7 +248,7 @@ import Synchronization
 
     /// Frees everything now, in the calling thread. Only one thread may call it.
     func free() {
-      for unsafe pointer in unsafe keyspaces {
+      for unsafepointer in unsafe keyspaces {
         unsafe pointer.deinitialize(count: 1)
         unsafe pointer.deallocate()
       }

@@ -62,7 +62,9 @@ final class Log: Sendable {
   static func writeAll(_ text: String, to descriptor: Int32) {
     var remaining = Array(text.utf8)[...]
     while !remaining.isEmpty {
-      let written = unsafe remaining.withUnsafeBytes { unsafe Glibc.write(descriptor, $0.baseAddress, $0.count) }
+      let written = unsafe remaining.withUnsafeBytes {
+        unsafe Glibc.write(descriptor, $0.baseAddress, $0.count)
+      }
       if written < 0, errno == EINTR { continue }
       if written <= 0 { return }
       remaining = remaining.dropFirst(written)
@@ -111,6 +113,7 @@ extension String {
   /// The text with bytes that would break or colour a line replaced by `?`.
   var replacingControlCharacters: String {
     guard utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) else { return self }
-    return String(decoding: utf8.map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }, as: UTF8.self)
+    return String(
+      decoding: utf8.map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }, as: UTF8.self)
   }
 }

@@ -19,6 +19,7 @@ struct Random: RandomNumberGenerator, Sendable {
   /// `count` characters of 0-9a-f from the system's generator, for identifiers.
   static func hexIdentifier(_ count: Int) -> String {
     var generator = SystemRandomNumberGenerator()
-    return String((0..<count).map { _ in "0123456789abcdef".randomElement(using: &generator) ?? "0" })
+    return String(
+      (0..<count).map { _ in "0123456789abcdef".randomElement(using: &generator) ?? "0" })
   }
 }

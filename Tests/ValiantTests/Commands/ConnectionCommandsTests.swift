@@ -22,7 +22,7 @@ import Testing
     #expect(server.send("SELECT -1") == "-ERR DB index is out of range\r\n")
     #expect(server.send("SELECT x") == "-ERR value is not an integer or out of range\r\n")
     #expect(server.send("DBSIZE") == ":0\r\n")
-    #expect(server.send("INFO keyspace") .contains("db15:keys=1,expires=0"))
+    #expect(server.send("INFO keyspace").contains("db15:keys=1,expires=0"))
   }
 
   @Test("HELLO changes the protocol and describes the server") func hello() {
@@ -55,13 +55,15 @@ import Testing
 
   @Test("unknown commands are told apart from wrong ones") func unknown() {
     #expect(
-      server.send("FOO a b") == "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' \r\n")
+      server.send("FOO a b") == "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' \r\n"
+    )
     #expect(server.send("FOO") == "-ERR unknown command 'FOO', with args beginning with: \r\n")
     #expect(server.send("GE") == "-ERR unknown command 'GE', with args beginning with: \r\n")
     #expect(server.send("GETX k").hasPrefix("-ERR unknown command 'GETX'"))
     #expect(server.send("CLIENT FOO") == "-ERR unknown subcommand 'FOO'. Try CLIENT HELP.\r\n")
     #expect(server.send("CONFIG") == "-ERR wrong number of arguments for 'config' command\r\n")
-    #expect(server.send("CLIENT ID x") == "-ERR wrong number of arguments for 'client|id' command\r\n")
+    #expect(
+      server.send("CLIENT ID x") == "-ERR wrong number of arguments for 'client|id' command\r\n")
     let long = String(repeating: "x", count: 300)
     let cut = String(repeating: "x", count: 128)
     #expect(
@@ -79,7 +81,8 @@ import Testing
     #expect(server.send("GET k") == "-NOAUTH Authentication required.\r\n")
     #expect(server.send("FOO").hasPrefix("-ERR unknown command"))
     #expect(server.send("GET") == "-ERR wrong number of arguments for 'get' command\r\n")
-    #expect(server.send("HELLO 3").hasPrefix("-NOAUTH HELLO must be called with the client already"))
+    #expect(
+      server.send("HELLO 3").hasPrefix("-NOAUTH HELLO must be called with the client already"))
     let wrong = "-WRONGPASS invalid username-password pair or user is disabled.\r\n"
     #expect(server.send("AUTH wrong") == wrong)
     #expect(server.send("AUTH somebody secret") == wrong)
@@ -98,7 +101,8 @@ import Testing
     let long = encode(["EXISTS"] + (0..<20).map { "k\($0)" })
     #expect(client.exchange(auth + long) == "+OK\r\n:0\r\n")
     #expect(
-      server.connect().exchange(long) == "-ERR Protocol error: unauthenticated multibulk length\r\n")
+      server.connect().exchange(long) == "-ERR Protocol error: unauthenticated multibulk length\r\n"
+    )
     #expect(
       server.connect().exchange("*1\r\n$20000\r\n")
         == "-ERR Protocol error: unauthenticated bulk length\r\n")
@@ -183,7 +187,8 @@ import Testing
     #expect(server.send("CLIENT REPLY x") == "-ERR syntax error\r\n")
     let client = server.connect()
     #expect(
-      client.exchange("CLIENT REPLY SKIP\r\nCLIENT REPLY SKIP\r\nECHO a\r\nECHO b\r\n") == "$1\r\nb\r\n")
+      client.exchange("CLIENT REPLY SKIP\r\nCLIENT REPLY SKIP\r\nECHO a\r\nECHO b\r\n")
+        == "$1\r\nb\r\n")
     #expect(client.exchange("CLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\n") == "+OK\r\n")
   }
 }

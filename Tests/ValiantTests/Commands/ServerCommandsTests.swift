@@ -95,9 +95,11 @@ import Testing
     #expect(
       server.send("CONFIG SET timeout x")
         == "\(failed) 'timeout') - argument couldn't be parsed into an integer\r\n")
-    #expect(server.send("CONFIG SET port 1") == "\(failed) 'port') - can't set immutable config\r\n")
     #expect(
-      server.send("CONFIG SET timeout 1 TIMEOUT 2") == "\(failed) 'timeout') - duplicate parameter\r\n")
+      server.send("CONFIG SET port 1") == "\(failed) 'port') - can't set immutable config\r\n")
+    #expect(
+      server.send("CONFIG SET timeout 1 TIMEOUT 2")
+        == "\(failed) 'timeout') - duplicate parameter\r\n")
     #expect(
       server.send("CONFIG SET foo 1")
         == "-ERR Unknown option or number of arguments for CONFIG SET - 'foo'\r\n")
@@ -107,14 +109,17 @@ import Testing
     #expect(
       server.send("CONFIG SET loglevel x").hasSuffix(
         "argument(s) must be one of the following: debug, verbose, notice, warning\r\n"))
-    #expect(server.send("CONFIG SET proto-max-bulk-len x").hasSuffix("argument must be a memory value\r\n"))
+    #expect(
+      server.send("CONFIG SET proto-max-bulk-len x").hasSuffix(
+        "argument must be a memory value\r\n"))
   }
 
   @Test("a new limit holds for the next request") func takesEffect() {
     #expect(server.send("CONFIG SET proto-max-bulk-len 1mb") == "+OK\r\n")
     server.turn(3)
     #expect(
-      server.connect().exchange("*1\r\n$1048577\r\n") == "-ERR Protocol error: invalid bulk length\r\n")
+      server.connect().exchange("*1\r\n$1048577\r\n")
+        == "-ERR Protocol error: invalid bulk length\r\n")
   }
 }
 
@@ -130,7 +135,8 @@ import Testing
     #expect(server.send("COMMAND DOCS").hasPrefix("*\(count * 2)\r\n"))
     #expect(server.send("COMMAND LIST FILTERBY PATTERN ge*") == "*1\r\n$3\r\nget\r\n")
     #expect(server.send("COMMAND LIST FILTERBY MODULE x") == "*0\r\n")
-    #expect(server.send("COMMAND LIST FILTERBY ACLCAT string") == "*2\r\n$3\r\nget\r\n$3\r\nset\r\n")
+    #expect(
+      server.send("COMMAND LIST FILTERBY ACLCAT string") == "*2\r\n$3\r\nget\r\n$3\r\nset\r\n")
     #expect(server.send("COMMAND LIST FILTERBY x y") == "-ERR syntax error\r\n")
     #expect(server.send("COMMAND LIST x") == "-ERR syntax error\r\n")
   }
@@ -167,7 +173,8 @@ import Testing
     #expect(several.count == 1 && several[0].isMultiple && !several[0].isOptional)
     let choice = CommandSyntax.parse("CLIENT REPLY <ON|OFF|SKIP>", nameWords: 2)
     #expect(choice.count == 1 && choice[0].parts.count == 3 && !choice[0].isOptional)
-    #expect(server.send("COMMAND DOCS get").hasPrefix("*2\r\n$3\r\nget\r\n*10\r\n$7\r\nsummary\r\n"))
+    #expect(
+      server.send("COMMAND DOCS get").hasPrefix("*2\r\n$3\r\nget\r\n*10\r\n$7\r\nsummary\r\n"))
     #expect(server.send("COMMAND DOCS nothing") == "*0\r\n")
   }
 

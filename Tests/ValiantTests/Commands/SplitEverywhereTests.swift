@@ -6,12 +6,15 @@ import Testing
 /// Requests of every command, good and bad, as one stream.
 private let transcript: [[String]] = [
   ["PING"], ["PING", "x"], ["ECHO", "hello"], ["SET", "k", "v"], ["GET", "k"],
-  ["SET", "k", "12345", "EX", "100"], ["TTL", "k"], ["GET", "k"], ["SET", "k", "w", "KEEPTTL", "GET"],
+  ["SET", "k", "12345", "EX", "100"], ["TTL", "k"], ["GET", "k"],
+  ["SET", "k", "w", "KEEPTTL", "GET"],
   ["SET", "k", "v", "NX"], ["SET", "k", "v", "BOGUS"], ["EXISTS", "k", "none", "k"],
   ["FOO", "bar"], ["GET"], ["SELECT", "1"], ["SET", "other", String(repeating: "x", count: 500)],
-  ["GET", "other"], ["SELECT", "0"], ["DEL", "k", "other"], ["DBSIZE"], ["CLIENT", "REPLY", "SKIP"],
+  ["GET", "other"], ["SELECT", "0"], ["DEL", "k", "other"], ["DBSIZE"],
+  ["CLIENT", "REPLY", "SKIP"],
   ["PING"], ["CLIENT", "SETNAME", "me"], ["CLIENT", "GETNAME"], ["HELLO", "3"], ["GET", "none"],
-  ["CONFIG", "GET", "maxclients"], ["COMMAND", "INFO", "get"], ["COMMAND", "GETKEYS", "SET", "a", "b"],
+  ["CONFIG", "GET", "maxclients"], ["COMMAND", "INFO", "get"],
+  ["COMMAND", "GETKEYS", "SET", "a", "b"],
   ["RESET"], ["FLUSHALL"], [""], ["PTTL", "none"], ["QUIT"],
 ]
 

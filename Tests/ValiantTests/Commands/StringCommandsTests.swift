@@ -85,7 +85,8 @@ import Testing
     arguments: [
       "NX XX", "EX 1 PX 1", "EX 1 KEEPTTL", "KEEPTTL EX 1", "EX", "PXAT", "BOGUS", "EX 1 EX 2",
       "NX GET bogus",
-    ]) func syntax(_ options: String) {
+    ]) func syntax(_ options: String)
+  {
     #expect(server.send("SET k v \(options)") == "-ERR syntax error\r\n")
     #expect(server.send("EXISTS k") == ":0\r\n")
   }

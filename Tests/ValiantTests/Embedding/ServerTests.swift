@@ -177,7 +177,9 @@ private struct Client {
     for (index, client) in clients.enumerated() {
       #expect(client.ask("CLIENT SETNAME c\(index)") == "+OK\r\n")
     }
-    #expect(clients[0].ask("CLIENT LIST").split(separator: "\n").filter { $0.contains("name=c") }.count == 9)
+    #expect(
+      clients[0].ask("CLIENT LIST").split(separator: "\n").filter { $0.contains("name=c") }.count
+        == 9)
     #expect(clients[4].ask("CLIENT KILL TYPE normal") == ":8\r\n")
     for (index, client) in clients.enumerated() where index != 4 { #expect(client.read() == "") }
     #expect(clients[4].ask("PING") == "+PONG\r\n")

@@ -34,8 +34,9 @@ func sources(_ folder: String) -> [(path: String, text: String)] {
     }
     // Top-level types, and who declares them.
     let declaration = try Regex(
-      #"^(?:@safe |public |final |indirect |@unchecked )*(?:struct|class|enum|protocol|actor|typealias) ([A-Z]\w*)"#)
-      .anchorsMatchLineEndings()
+      #"^(?:@safe |public |final |indirect |@unchecked )*(?:struct|class|enum|protocol|actor|typealias) ([A-Z]\w*)"#
+    )
+    .anchorsMatchLineEndings()
     var owner: [String: (row: Int, folder: String)] = [:]
     for (path, text) in files {
       guard let layer = layer(path) else { continue }
@@ -47,11 +48,17 @@ func sources(_ folder: String) -> [(path: String, text: String)] {
     var violations: [String] = []
     for (path, text) in files {
       guard let here = layer(path) else { continue }
-      for (number, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
-        let code = line.prefix { $0 != "\"" }.split(separator: "//", omittingEmptySubsequences: false)[0]
-        for word in code.split(whereSeparator: { !$0.isLetter && !$0.isNumber && $0 != "_" && $0 != "." }) {
+      for (number, line) in text.split(separator: "\n", omittingEmptySubsequences: false)
+        .enumerated()
+      {
+        let code = line.prefix { $0 != "\"" }.split(
+          separator: "//", omittingEmptySubsequences: false)[0]
+        for word in code.split(whereSeparator: {
+          !$0.isLetter && !$0.isNumber && $0 != "_" && $0 != "."
+        }) {
           // A nested type belongs to its outer one.
-          guard let name = word.split(separator: ".").first.map(String.init), let there = owner[name]
+          guard let name = word.split(separator: ".").first.map(String.init),
+            let there = owner[name]
           else { continue }
           let isAbove = there.row > here.row
           let isBeside = there.row == here.row && there.folder != here.folder
@@ -74,7 +81,9 @@ func sources(_ folder: String) -> [(path: String, text: String)] {
   }
 
   @Test("the product imports no Foundation") func noFoundation() {
-    for (path, text) in sources("Sources") { #expect(!text.contains("import Foundation"), "\(path)") }
+    for (path, text) in sources("Sources") {
+      #expect(!text.contains("import Foundation"), "\(path)")
+    }
   }
 
   @Test("file names are unique, lines are not too long") func names() {

@@ -10,7 +10,8 @@ private func written(_ version: Int, _ body: (inout ReplyWriter) -> Void) -> Str
 }
 
 @Suite("Reply writer") struct ReplyWriterTests {
-  @Test("writes what is the same in both protocols", arguments: [2, 3]) func common(_ version: Int) {
+  @Test("writes what is the same in both protocols", arguments: [2, 3]) func common(_ version: Int)
+  {
     #expect(written(version) { $0.ok() } == "+OK\r\n")
     #expect(written(version) { $0.status("PONG") } == "+PONG\r\n")
     #expect(written(version) { $0.integer(-42) } == ":-42\r\n")
@@ -40,7 +41,9 @@ private func written(_ version: Int, _ body: (inout ReplyWriter) -> Void) -> Str
   @Test("writes bulk strings of every length") func lengths() {
     for length in 0...300 {
       let value = String(repeating: "v", count: length)
-      #expect(withBytes(value) { bytes in written(2) { $0.bulkString(bytes) } } == "$\(length)\r\n\(value)\r\n")
+      #expect(
+        withBytes(value) { bytes in written(2) { $0.bulkString(bytes) } }
+          == "$\(length)\r\n\(value)\r\n")
     }
   }
 }

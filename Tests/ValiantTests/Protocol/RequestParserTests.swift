@@ -115,7 +115,8 @@ private let corpus: [String] = [
       ("S \"a\r\n", "unbalanced quotes in request"),
       ("S \"a\"b\r\n", "unbalanced quotes in request"),
       ("S 'a'b\r\n", "unbalanced quotes in request"),
-    ]) func errors(_ stream: String, _ error: String) {
+    ]) func errors(_ stream: String, _ error: String)
+  {
     #expect(parse(stream) == ["error: \(error)"])
     // Requests in front of it are still found.
     #expect(parse("*1\r\n$4\r\nPING\r\n" + stream) == ["<PING>", "error: \(error)"])

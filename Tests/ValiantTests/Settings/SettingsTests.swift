@@ -61,12 +61,16 @@ private func settings(_ lines: String) throws -> Settings {
       ("protected-mode maybe", "protected-mode 'maybe': argument must be 'yes' or 'no'"),
       ("requirepass \"x", "unbalanced quotes"),
       ("appendonly yes", "appendonly 'yes': only 'no' is possible in this version"),
-      ("unixsocketperm 999", "unixsocketperm '999': argument must be octal digits between 0 and 777"),
+      (
+        "unixsocketperm 999",
+        "unixsocketperm '999': argument must be octal digits between 0 and 777"
+      ),
       (
         "client-output-buffer-limit normal 1",
         "client-output-buffer-limit 'normal 1': Wrong number of arguments in buffer limit configuration."
       ),
-    ]) func mistakes(_ line: String, _ message: String) {
+    ]) func mistakes(_ line: String, _ message: String)
+  {
     #expect(throws: SettingError(message)) { try settings(line) }
   }
 
@@ -99,7 +103,8 @@ private func settings(_ lines: String) throws -> Settings {
   }
 
   @Test("flags set what directives set") func flags() throws {
-    let settings = try serve(["--port", "5", "--bind", "127.0.0.1", "-::1", "--timeout=7"]).settings()
+    let settings = try serve(["--port", "5", "--bind", "127.0.0.1", "-::1", "--timeout=7"])
+      .settings()
     #expect(settings.port == 5)
     #expect(settings.bind == ["127.0.0.1", "-::1"])
     #expect(settings.timeoutSeconds == 7)

@@ -60,14 +60,16 @@ private final class Model {
       switch Int.random(in: 0..<5, using: &random) {
       case 0: return randomBytes(8)
       case 1: return randomBytes(600)
-      case 2: return Array(String(Int(truncatingIfNeeded: random.next() >> (random.next() % 64))).utf8)
+      case 2:
+        return Array(String(Int(truncatingIfNeeded: random.next() >> (random.next() % 64))).utf8)
       case 3: return Array("-\(random.next() % 100_000)".utf8)
       default: return Array("00\(random.next() % 100)".utf8)
       }
     }
     func deadline() -> Timestamp? {
       Bool.random(using: &random)
-        ? nil : Timestamp(milliseconds: model.now.milliseconds + Int.random(in: 0...500, using: &random))
+        ? nil
+        : Timestamp(milliseconds: model.now.milliseconds + Int.random(in: 0...500, using: &random))
     }
     for step in 0..<60_000 {
       let number = Int.random(in: 0..<keyCount, using: &random)

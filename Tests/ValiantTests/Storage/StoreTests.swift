@@ -76,7 +76,9 @@ import Testing
 
   @Test("gives all memory back") func memory() {
     let store = Store()
-    for number in 0..<50_000 { store.set("key \(number)", to: String(repeating: "v", count: number % 100)) }
+    for number in 0..<50_000 {
+      store.set("key \(number)", to: String(repeating: "v", count: number % 100))
+    }
     #expect(store.allocatedBytes > 50_000 * 60)
     store.checkInvariants()
     store.removeAll()

@@ -8,7 +8,8 @@ import Testing
     arguments: [
       ("0", 0), ("7", 7), ("-1", -1), ("12345", 12345),
       ("9223372036854775807", Int.max), ("-9223372036854775808", Int.min),
-    ]) func integers(_ text: String, _ number: Int) {
+    ]) func integers(_ text: String, _ number: Int)
+  {
     #expect(withBytes(text) { $0.integer } == number)
   }
 
@@ -16,8 +17,10 @@ import Testing
     "refuses other spellings",
     arguments: [
       "", "-", "+1", "01", "-0", "-01", " 1", "1 ", "1.0", "a", "1a", "0x1",
-      "9223372036854775808", "-9223372036854775809", "99999999999999999999", "123456789012345678901",
-    ]) func notIntegers(_ text: String) {
+      "9223372036854775808", "-9223372036854775809", "99999999999999999999",
+      "123456789012345678901",
+    ]) func notIntegers(_ text: String)
+  {
     #expect(withBytes(text) { $0.integer } == nil)
   }
 
@@ -93,9 +96,11 @@ import Testing
     "match",
     arguments: [
       ("*", ""), ("*", "abc"), ("a*c", "abbc"), ("a?c", "abc"), ("[a-c]x", "bx"), ("[^a]x", "bx"),
-      ("\\*", "*"), ("a*b*c", "axxbyyc"), ("[c-a]", "b"), ("[abc", "b"), ("***", "x"), ("max*", "maxclients"),
+      ("\\*", "*"), ("a*b*c", "axxbyyc"), ("[c-a]", "b"), ("[abc", "b"), ("***", "x"),
+      ("max*", "maxclients"),
       ("[\\]]", "]"),
-    ]) func matches(_ pattern: String, _ text: String) {
+    ]) func matches(_ pattern: String, _ text: String)
+  {
     #expect(withBytes(pattern) { p in withBytes(text) { GlobPattern.matches(p, $0) } })
   }
 
@@ -104,12 +109,16 @@ import Testing
     arguments: [
       ("", "a"), ("a", ""), ("a*c", "ab"), ("a?c", "ac"), ("[a-c]x", "dx"), ("[^a]x", "ax"),
       ("\\*", "a"), ("abc", "ABC"), ("a*b", "axc"),
-    ]) func mismatches(_ pattern: String, _ text: String) {
+    ]) func mismatches(_ pattern: String, _ text: String)
+  {
     #expect(!withBytes(pattern) { p in withBytes(text) { GlobPattern.matches(p, $0) } })
   }
 
   @Test("ignore case when asked") func ignoringCase() {
-    #expect(withBytes("MAX*") { p in withBytes("maxclients") { GlobPattern.matches(p, $0, ignoringCase: true) } })
+    #expect(
+      withBytes("MAX*") { p in
+        withBytes("maxclients") { GlobPattern.matches(p, $0, ignoringCase: true) }
+      })
   }
 
   @Test("of many stars take no exponential time") func manyStars() {

@@ -57,5 +57,6 @@ private func arguments(_ parser: borrowing RequestParser, _ bytes: Bytes) -> [[U
   let request = parser.request(
     in: bytes, firstArgument: parser.requestStart,
     count: parser.arguments.count - parser.requestStart)
-  return [[UInt8(truncatingIfNeeded: request.count)]] + (0..<request.count).map { request[$0].array }
+  return [[UInt8(truncatingIfNeeded: request.count)]]
+    + (0..<request.count).map { request[$0].array }
 }
