@@ -115,7 +115,7 @@ enum ClientCommands: CommandFamily {
       }
     }
     var text = ""
-    context.server.clients.forEach { snapshot in
+    context.server.clients.forEachClient { snapshot in
       if ids?.contains(snapshot.client.id) ?? true { text += line(snapshot) + "\n" }
     }
     context.reply.verbatim(text)
@@ -203,7 +203,7 @@ enum ClientCommands: CommandFamily {
     }
     let me = context.client
     var ids: Set<Int> = []
-    context.server.clients.forEach { snapshot in
+    context.server.clients.forEachClient { snapshot in
       if filter.matches(snapshot.client, from: me) { ids.insert(snapshot.client.id) }
     }
     if isOldForm, ids.isEmpty { throw .noSuchClient }

@@ -69,7 +69,7 @@ struct Information {
   private var clientFields: [Field] {
     var input = 0
     var output = 0
-    server.clients.forEach {
+    server.clients.forEachClient {
       input = max(input, $0.client.inputBytes)
       output = max(output, $0.client.outputBytes)
     }

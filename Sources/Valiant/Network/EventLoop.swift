@@ -51,13 +51,18 @@ import Glibc
   private var wakeup: Wakeup?
   private var thread = uv_thread_t()
 
-  init() {
-    unsafe pointer = .allocate(capacity: 1)
+  /// - Throws: When there are no descriptors left for it.
+  init() throws(NetworkError) {
+    let loop = UnsafeMutablePointer<uv_loop_t>.allocate(capacity: 1)
+    let failure = unsafe uv_loop_init(loop)
+    if failure < 0 {
+      unsafe loop.deallocate()
+      throw NetworkError(attempt: "make an event loop", code: -failure)
+    }
+    unsafe pointer = loop
     unsafe state = .allocate(capacity: 1)
     unsafe prepare = .allocate(capacity: 1)
     let idle = UnsafeMutablePointer<uv_idle_t>.allocate(capacity: 1)
-    let result = unsafe uv_loop_init(pointer)
-    precondition(result == 0, "libuv could not make a loop: \(systemErrorText(-result))")
     unsafe state.initialize(
       to: State(
         handlers: Handlers(onRead: { _, bytes in bytes.count }, onClose: { _ in }),

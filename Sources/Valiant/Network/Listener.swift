@@ -33,7 +33,8 @@ final class Listener {
     self.socket = socket
     self.onAccept = onAccept
     self.onTrouble = onTrouble
-    unsafe handle = LoopHandle(UV_POLL, action: {}) { memory in
+    let idle: () -> Void = {}
+    unsafe handle = LoopHandle(UV_POLL, action: idle) { memory in
       unsafe uv_poll_init(
         loop.pointer, memory.assumingMemoryBound(to: uv_poll_t.self), socket.descriptor)
     }

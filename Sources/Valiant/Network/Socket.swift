@@ -202,8 +202,8 @@ enum Socket {
             length > 2 ? unsafe String(cString: path.assumingMemoryBound(to: CChar.self)) : ""
           return Address(text: text, isUnix: true, isLoopback: true)
         }
-        var host = [CChar](repeating: 0, count: Int(NI_MAXHOST))
-        var service = [CChar](repeating: 0, count: Int(NI_MAXSERV))
+        var host = [CChar](repeating: 0, count: Int(hostLengthMax))
+        var service = [CChar](repeating: 0, count: Int(serviceLengthMax))
         let result = unsafe getnameinfo(
           address, length, &host, socklen_t(host.count), &service, socklen_t(service.count),
           NI_NUMERICHOST | NI_NUMERICSERV)
@@ -222,5 +222,5 @@ enum Socket {
   }
 }
 
-private let NI_MAXHOST = 1025
-private let NI_MAXSERV = 32
+private let hostLengthMax = 1025
+private let serviceLengthMax = 32

@@ -223,7 +223,7 @@ final class ClientRegistry: Sendable {
   }
 
   /// Calls `body` with each client in the order of their arrival; none goes away meanwhile.
-  func forEach(_ body: (Snapshot) -> Void) {
+  func forEachClient(_ body: (Snapshot) -> Void) {
     clients.withLock { clients in
       for client in clients.values.sorted(by: { $0.id < $1.id }) {
         body(Self.snapshot(client))

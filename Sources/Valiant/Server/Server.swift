@@ -35,13 +35,21 @@ public final class Server: Sendable {
     var settings: Settings
     var workers: [Worker] = []
     var addresses: [Socket.Listening] = []
-    var isRunning = false
-    var isStopping = false
+    var phase = Phase.stopped
+    /// `requestStop` came while the server was starting.
+    var isStopWanted = false
+    /// The threads refer to the server: as long as they run, it stays.
+    var keptAlive: Server?
     var startedAt = 0
     var configurationFile = ""
     var operationsPerSecond = 0
     var lastSample = (operations: 0, milliseconds: 0)
   }
+
+  private enum Phase { case stopped, starting, running, stopping }
+
+  /// Held while threads are started, and while they are waited for.
+  private let lifecycle = Mutex(())
 
   /// Why a server could not start.
   public struct StartFailure: Error, CustomStringConvertible, Sendable {
@@ -76,7 +84,8 @@ public final class Server: Sendable {
   /// Stops accepting, answers for about 100 ms what still arrives, closes all connections and
   /// waits for the threads to end: within a second. Does nothing when the server is not running.
   ///
-  /// Must not be called by one of the server's own threads.
+  /// A running server stays alive even when nobody refers to it; only this ends it. Must not be
+  /// called by one of the server's own threads.
   public func stop() {
     requestStop()
     waitUntilStopped()
@@ -99,18 +108,31 @@ public final class Server: Sendable {
     inherited: [Socket.Listening], prepare: (Worker) -> Void
   ) throws(StartFailure) {
     let isFirst = state.withLock { state in
-      defer { state.isRunning = true }
-      return !state.isRunning
+      guard state.phase == .stopped else { return false }
+      state.phase = .starting
+      state.isStopWanted = false
+      return true
     }
     guard isFirst else { throw StartFailure(description: "the server is already running") }
-    do throws(NetworkError) {
-      let sockets = inherited.isEmpty ? try listen(settings) : inherited
-      try startWorkers(sockets, prepare)
-    } catch {
-      state.withLock { $0.isRunning = false }
-      throw StartFailure(
-        isMisconfiguration: error.code == EINVAL, description: "\(error)")
+    let failure: NetworkError? = lifecycle.withLock { _ in
+      do throws(NetworkError) {
+        let sockets = inherited.isEmpty ? try listen(settings) : inherited
+        try startWorkers(sockets, prepare)
+        return nil
+      } catch {
+        return error
+      }
     }
+    let isStopWanted = state.withLock { state in
+      state.phase = failure == nil ? .running : .stopped
+      state.keptAlive = failure == nil ? self : nil
+      return state.isStopWanted
+    }
+    if let failure {
+      throw StartFailure(
+        isMisconfiguration: failure.code == EINVAL, description: "\(failure)")
+    }
+    if isStopWanted { requestStop() }
   }
 
   private func listen(_ settings: Settings) throws(NetworkError) -> [Socket.Listening] {
@@ -155,12 +177,48 @@ public final class Server: Sendable {
     settings.maxClients = Self.raiseDescriptorLimit(
       for: settings.maxClients, spare: Self.spareDescriptors + loops * Self.spareDescriptorsPerLoop,
       log)
-    let workers = makeWorkers(settings)
+    let workers: [Worker]
+    do throws(NetworkError) {
+      workers = try makeWorkers(settings)
+    } catch {
+      for socket in sockets { close(socket.descriptor) }
+      throw error
+    }
     for socket in sockets { workers[0].listen(on: socket) }
     prepare(workers[0])
     state.withLock { $0.addresses = sockets }
     // The first worker accepts, so it starts last, when the others can take connections.
-    for worker in workers.reversed() { try worker.loop.start() }
+    var waiting = workers
+    do throws(NetworkError) {
+      while let worker = waiting.last {
+        try worker.loop.start()
+        waiting.removeLast()
+      }
+    } catch {
+      Self.abandon(waiting)
+      for worker in workers.dropFirst(waiting.count) {
+        worker.post { $0.drain() }
+        worker.loop.join()
+      }
+      forgetWorkers()
+      throw error
+    }
+  }
+
+  /// Ends workers whose threads were never started, in this one.
+  private static func abandon(_ workers: [Worker]) {
+    for worker in workers {
+      worker.closeListeners()
+      worker.drain()
+      worker.loop.run()
+    }
+  }
+
+  private func forgetWorkers() {
+    state.withLock { state in
+      state.workers = []
+      state.addresses = []
+    }
   }
 
   private static func loopCount(_ settings: Settings) -> Int {
@@ -168,19 +226,26 @@ public final class Server: Sendable {
   }
 
   /// Makes the workers, ready to take connections; their loops do not turn yet.
-  func makeWorkers(_ settings: Settings) -> [Worker] {
+  func makeWorkers(_ settings: Settings) throws(NetworkError) -> [Worker] {
     // libuv writes without MSG_NOSIGNAL.
     signal(SIGPIPE, SIG_IGN)
     let count = Self.loopCount(settings)
-    let workers = (0..<count).map { index in
-      Worker(index: index, server: self, settings: settings, commandCount: commandNames.count)
+    var workers: [Worker] = []
+    do throws(NetworkError) {
+      for index in 0..<count {
+        let worker = try Worker(
+          index: index, server: self, settings: settings, commandCount: commandNames.count)
+        worker.prepare(onRead: makeReader(self, worker))
+        workers.append(worker)
+      }
+    } catch {
+      Self.abandon(workers)
+      throw error
     }
-    for worker in workers { worker.prepare(onRead: makeReader(self, worker)) }
     loads.withLock { $0 = Array(repeating: 0, count: count) }
     state.withLock { state in
       state.settings = settings
       state.workers = workers
-      state.isStopping = false
       state.startedAt = Clock.steadyMilliseconds
       state.lastSample = (0, state.startedAt)
     }
@@ -218,8 +283,9 @@ public final class Server: Sendable {
   /// Begins to stop; returns at once. May be repeated, and called by the server's own threads.
   func requestStop() {
     let workers = state.withLock { state in
-      if !state.isRunning || state.isStopping { return [Worker]() }
-      state.isStopping = true
+      if state.phase == .starting { state.isStopWanted = true }
+      guard state.phase == .running else { return [Worker]() }
+      state.phase = .stopping
       return state.workers
     }
     // Connections that the first worker accepts meanwhile are handed on before `drain` comes.
@@ -229,15 +295,21 @@ public final class Server: Sendable {
     }
   }
 
-  /// Returns when the threads of a server that was told to stop have ended.
+  /// Returns when the threads have ended; who calls it later waits until the first one is through.
   func waitUntilStopped() {
-    let workers = state.withLock { $0.workers }
-    for worker in workers { worker.loop.join() }
-    state.withLock { state in
-      state.workers = []
-      state.addresses = []
-      state.isRunning = false
+    let kept = lifecycle.withLock { _ -> Server? in
+      let workers = state.withLock { $0.workers }
+      if workers.isEmpty { return nil }
+      for worker in workers { worker.loop.join() }
+      forgetWorkers()
+      return state.withLock { state in
+        state.phase = .stopped
+        defer { state.keptAlive = nil }
+        return state.keptAlive
+      }
     }
+    // Let go outside the locks, which end with the server.
+    _ = kept
   }
 
   // MARK: Connections

@@ -7,7 +7,7 @@ final class Worker: @unchecked Sendable {
   // SAFETY of @unchecked Sendable: other threads use `index`, `statistics`, `post` and the atomic
   // count of `statistics` only; everything else is touched by messages that run on the loop.
   let index: Int
-  let loop = EventLoop()
+  let loop: EventLoop
   let statistics: Statistics
   unowned let server: Server
   /// This loop's copy of the settings, renewed by a message when they change.
@@ -25,7 +25,10 @@ final class Worker: @unchecked Sendable {
   /// How long a connection that was told its end may take to close.
   private static let lingerTicks: UInt8 = 10
 
-  init(index: Int, server: Server, settings: Settings, commandCount: Int) {
+  init(
+    index: Int, server: Server, settings: Settings, commandCount: Int
+  ) throws(NetworkError) {
+    loop = try EventLoop()
     self.index = index
     self.server = server
     self.settings = settings

@@ -248,11 +248,10 @@ import Synchronization
 
     /// Frees everything now, in the calling thread. Only one thread may call it.
     func free() {
-      for unsafepointer in unsafe keyspaces {
+      while let pointer = unsafe keyspaces.popLast() {
         unsafe pointer.deinitialize(count: 1)
         unsafe pointer.deallocate()
       }
-      unsafe keyspaces = []
     }
 
     deinit { free() }

@@ -15,7 +15,11 @@ final class TestServer {
     settings.threads = 1
     change(&settings)
     server = Server(settings: settings)
-    worker = server.makeWorkers(settings)[0]
+    do {
+      worker = try server.makeWorkers(settings)[0]
+    } catch {
+      preconditionFailure("\(error)")
+    }
   }
 
   deinit {
