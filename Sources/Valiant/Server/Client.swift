@@ -184,7 +184,7 @@ struct ClientFlags: OptionSet, Sendable {
 
 /// All clients of a server, on whichever loop.
 final class ClientRegistry: Sendable {
-  private let clients = Mutex<[Int: Client]>([:])
+  private let clients = Guarded<[Int: Client]>([:])
   private let nextID = Atomic<Int>(1)
   private let connected = Atomic<Int>(0)
 

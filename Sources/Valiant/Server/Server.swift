@@ -1,5 +1,4 @@
 import Glibc
-import Synchronization
 
 /// A Valiant server: listens, and answers clients on as many event loops as it was told.
 ///
@@ -24,9 +23,9 @@ public final class Server: Sendable {
   let commandNames: [String]
 
   private let makeReader: MakeReader
-  private let state: Mutex<State>
-  private let loads: Mutex<[Int]>
-  private let onShutdown: Mutex<(@Sendable () -> Void)?>
+  private let state: Guarded<State>
+  private let loads: Guarded<[Int]>
+  private let onShutdown: Guarded<(@Sendable () -> Void)?>
 
   /// Makes what a worker does with bytes from its clients; the layer above knows commands.
   typealias MakeReader = @Sendable (Server, Worker) -> (Connection, Bytes) -> Int
@@ -49,7 +48,7 @@ public final class Server: Sendable {
   private enum Phase { case stopped, starting, running, stopping }
 
   /// Held while threads are started, and while they are waited for.
-  private let lifecycle = Mutex(())
+  private let lifecycle = Guarded(())
 
   /// Why a server could not start.
   public struct StartFailure: Error, CustomStringConvertible, Sendable {
@@ -66,9 +65,9 @@ public final class Server: Sendable {
     self.commandNames = commandNames
     self.makeReader = makeReader
     log = Log(level: settings.logLevel, isEnabled: settings.logsToStandardError)
-    state = Mutex(State(settings: settings))
-    loads = Mutex([])
-    onShutdown = Mutex(nil)
+    state = Guarded(State(settings: settings))
+    loads = Guarded([])
+    onShutdown = Guarded(nil)
   }
 
   // MARK: Starting and stopping

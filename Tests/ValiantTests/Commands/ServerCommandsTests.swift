@@ -114,6 +114,31 @@ import Testing
         "argument must be a memory value\r\n"))
   }
 
+  @Test("SET holds for what is pipelined behind it") func atOnce() {
+    let client = server.connect()
+    #expect(
+      client.exchange("CONFIG SET requirepass secret\r\nAUTH secret\r\nAUTH wrong\r\n")
+        == "+OK\r\n+OK\r\n-WRONGPASS invalid username-password pair or user is disabled.\r\n")
+    #expect(server.connect().send("GET k") == "-NOAUTH Authentication required.\r\n")
+  }
+
+  @Test("SET refuses what could not be kept or computed with") func extremes() {
+    let error = "-ERR CONFIG SET failed (possibly related to argument 'client-output-buffer-limit')"
+    #expect(
+      server.send(
+        ["CONFIG", "SET", "client-output-buffer-limit", "normal 0 1 9223372036854775807"]
+      ).hasPrefix(error))
+    #expect(server.send("CONFIG SET timeout 01").hasPrefix("-ERR CONFIG SET failed"))
+    #expect(server.send(["CONFIG", "SET", "save", ""]) == "+OK\r\n")
+    #expect(
+      server.send("CONFIG SET appendonly yes").hasSuffix(
+        "only 'no' is possible in this version\r\n"))
+    let bytes = Array("*4\r\n$6\r\nCONFIG\r\n$3\r\nSET\r\n$11\r\nrequirepass\r\n$2\r\n".utf8)
+    #expect(
+      text(server.connect().exchangeBytes(bytes + [0xff, 0xfe, 13, 10])).hasSuffix(
+        "argument must be UTF-8 text\r\n"))
+  }
+
   @Test("a new limit holds for the next request") func takesEffect() {
     #expect(server.send("CONFIG SET proto-max-bulk-len 1mb") == "+OK\r\n")
     server.turn(3)

@@ -141,6 +141,46 @@ private struct Client {
     }
   }
 
+  @Test("stopping under commands that reach all loops") func stopUnderFire() throws {
+    var settings = Settings()
+    settings.port = 0
+    settings.threads = 3
+    for _ in 0..<10 {
+      let server = Server(settings: settings)
+      try server.start()
+      let port = server.port ?? 0
+      DispatchQueue.concurrentPerform(iterations: 4) { index in
+        if index == 0 {
+          Thread.sleep(forTimeInterval: 0.03)
+          server.stop()
+          return
+        }
+        // One client goes on while the loops without any end.
+        guard index == 1, let client = try? Client(port: port) else { return server.stop() }
+        while !client.ask("CONFIG SET timeout 0\r\nCLIENT KILL ID 99999\r\nFLUSHALL").isEmpty {}
+        client.end()
+      }
+      #expect(server.port == nil)
+    }
+  }
+
+  @Test("a server that nobody refers to goes on until it is stopped") func unreferenced() throws {
+    var settings = Settings()
+    settings.port = 0
+    var server: Server? = Server(settings: settings)
+    try server?.start()
+    let port = server?.port ?? 0
+    weak let kept = server
+    server = nil
+    let client = try Client(port: port)
+    #expect(client.ask("PING") == "+PONG\r\n")
+    Thread.sleep(forTimeInterval: 0.25)
+    #expect(client.ask("PING") == "+PONG\r\n")
+    client.end()
+    kept?.stop()
+    #expect(kept == nil)
+  }
+
   @Test("multi-key commands in opposite orders on many threads never block each other")
   func noDeadlock() throws {
     var settings = Settings()

@@ -111,6 +111,69 @@ import Testing
     #expect(Date().timeIntervalSince(start) > 0.9)
   }
 
+  @Test("is bounded and closed also when it asks for little at a time") func littleAtATime() {
+    let server = TestServer { $0.outputLimit.hardBytes = 4 << 20 }
+    _ = server.send(["SET", "k", String(repeating: "v", count: 50_000)])
+    let client = server.connect()
+    let request = encode(["GET", "k"])
+    var sent = 0
+    for _ in 0..<400 {
+      sent += client.write(request[...])
+      server.turn()
+    }
+    let list = server.send("CLIENT LIST")
+    let output = list.split(separator: " ").compactMap { field in
+      field.hasPrefix("omem=") ? Int(field.dropFirst(5)) : nil
+    }
+    #expect((output.max() ?? 0) >= 1 << 20, "back-pressure is at work")
+    #expect((output.max() ?? 0) < 2 << 20, "output is bounded")
+  }
+
+  @Test("a slow reader gets every answer after QUIT") func slowAfterQuit() {
+    let server = TestServer()
+    _ = server.send(["SET", "k", String(repeating: "v", count: 300_000)])
+    let client = server.connect()
+    var requests: [UInt8] = []
+    for _ in 0..<3 { requests += encode(["GET", "k"]) }
+    _ = client.write((requests + encode(["QUIT"]))[...])
+    // Longer than a connection lingers.
+    let start = Date()
+    while Date().timeIntervalSince(start) < 1.6 {
+      server.turn()
+      Thread.sleep(forTimeInterval: 0.01)
+    }
+    var count = 0
+    for _ in 0..<100_000 where !client.isClosed {
+      server.turn()
+      count += client.read().count
+    }
+    #expect(count == 3 * (300_000 + 11) + 5)
+  }
+
+  @Test("commands that take long leave others their turn") func longCommands() {
+    let server = TestServer()
+    let greedy = server.connect()
+    let other = server.connect()
+    var pipeline: [UInt8] = []
+    for _ in 0..<4000 { pipeline += encode(["DBSIZE"]) }
+    _ = greedy.write(pipeline[...])
+    _ = other.write(encode(["PING"])[...])
+    var turns = 0
+    var answer: [UInt8] = []
+    var slowest = 0.0
+    while answer.isEmpty, turns < 10 {
+      let start = Date()
+      server.turn()
+      slowest = max(slowest, Date().timeIntervalSince(start))
+      turns += 1
+      answer = other.read()
+    }
+    #expect(text(answer) == "+PONG\r\n")
+    #expect(turns <= 3)
+    // All 4,000 take a good part of a second in a debug build.
+    #expect(slowest < 0.2)
+  }
+
   @Test("a request over the query buffer limit closes the client") func queryBuffer() {
     let server = TestServer { $0.queryBufferMaxBytes = 1 << 20 }
     let client = server.connect()

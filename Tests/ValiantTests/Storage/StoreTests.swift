@@ -57,6 +57,18 @@ import Testing
     #expect(store.get("k") == nil)
   }
 
+  @Test("collects every expired key of a large store") func largeExpiry() {
+    let store = Store()
+    for number in 0..<400_000 {
+      store.set("key \(number)", to: "v", expiresIn: number % 2 == 0 ? .milliseconds(1) : nil)
+    }
+    Thread.sleep(forTimeInterval: 0.01)
+    store.removeExpired()
+    #expect(store.count() == 200_000)
+    #expect(store.removeExpired() == 0)
+    store.checkInvariants()
+  }
+
   @Test("changes a time to live") func changeExpiry() {
     let store = Store()
     #expect(!store.expire("k", in: .seconds(1)))
