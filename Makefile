@@ -21,7 +21,7 @@ build: ## Build the server, .build/release/valiant
 
 test: deps lint build smoke clients unit sanitize fuzz-short ## Everything that CI checks
 
-unit: ## Run the Swift tests
+unit: build ## Run the Swift tests
 	swift test --disable-xctest
 
 lint: ## Check the formatting
@@ -35,8 +35,8 @@ clients: build ## Try the server with client libraries
 
 sanitize: thread address ## Run the Swift tests under ThreadSanitizer and AddressSanitizer
 
-thread: # Folders of their own: the objects differ.
-	swift test --disable-xctest --sanitize=thread --scratch-path .build-thread
+thread: # Folders of their own: the objects differ. The first race ends the run.
+	TSAN_OPTIONS=halt_on_error=1 swift test --disable-xctest --sanitize=thread --scratch-path .build-thread
 
 address: # LeakSanitizer reports what Foundation's Process keeps, in tests that start the server.
 	ASAN_OPTIONS=detect_leaks=0 swift test --disable-xctest --sanitize=address --scratch-path .build-address

@@ -47,8 +47,8 @@ public final class Server: Sendable {
 
   private enum Phase { case stopped, starting, running, stopping }
 
-  /// Held while threads are started, and while they are waited for.
-  private let lifecycle = Guarded(())
+  /// Workers whose threads run; held while those are started, and while they are waited for.
+  private let threads = Guarded([Worker]())
 
   /// Why a server could not start.
   public struct StartFailure: Error, CustomStringConvertible, Sendable {
@@ -113,10 +113,10 @@ public final class Server: Sendable {
       return true
     }
     guard isFirst else { throw StartFailure(description: "the server is already running") }
-    let failure: NetworkError? = lifecycle.withLock { _ in
+    let failure: NetworkError? = threads.withLock { running in
       do throws(NetworkError) {
         let sockets = inherited.isEmpty ? try listen(settings) : inherited
-        try startWorkers(sockets, prepare)
+        running = try startWorkers(sockets, prepare)
         return nil
       } catch {
         return error
@@ -170,7 +170,7 @@ public final class Server: Sendable {
 
   private func startWorkers(
     _ sockets: [Socket.Listening], _ prepare: (Worker) -> Void
-  ) throws(NetworkError) {
+  ) throws(NetworkError) -> [Worker] {
     var settings = self.settings
     let loops = Self.loopCount(settings)
     settings.maxClients = Self.raiseDescriptorLimit(
@@ -193,6 +193,7 @@ public final class Server: Sendable {
         try worker.loop.start()
         waiting.removeLast()
       }
+      return workers
     } catch {
       Self.abandon(waiting)
       for worker in workers.dropFirst(waiting.count) {
@@ -296,10 +297,10 @@ public final class Server: Sendable {
 
   /// Returns when the threads have ended; who calls it later waits until the first one is through.
   func waitUntilStopped() {
-    let kept = lifecycle.withLock { _ -> Server? in
-      let workers = state.withLock { $0.workers }
-      if workers.isEmpty { return nil }
-      for worker in workers { worker.loop.join() }
+    let kept = threads.withLock { running -> Server? in
+      if running.isEmpty { return nil }
+      for worker in running { worker.loop.join() }
+      running = []
       forgetWorkers()
       return state.withLock { state in
         state.phase = .stopped

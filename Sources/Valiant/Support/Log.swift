@@ -5,7 +5,15 @@ import Synchronization
 enum LogLevel: Int, CaseIterable, Sendable, Comparable {
   case debug, verbose, notice, warning
 
-  var name: String { String(describing: self) }
+  /// Written out: asking the runtime for a case's name makes it look through all of the program.
+  var name: String {
+    switch self {
+    case .debug: "debug"
+    case .verbose: "verbose"
+    case .notice: "notice"
+    case .warning: "warning"
+    }
+  }
 
   static func < (left: LogLevel, right: LogLevel) -> Bool { left.rawValue < right.rawValue }
 
