@@ -341,8 +341,8 @@ class Bench:
                 keyspace = "" if command == "PING" else f", {keys:,} keys"
                 case = (times[name, command, pipeline] for name in SERVERS)
                 table.add(f"{command} P={pipeline}{keyspace}", *case, 3)
-                if command != "PING":  # the goals are for commands on keys; PING is mostly the kernel
-                    table.goal("ratio", goals[pipeline], ".2f")
+                # The goals are for commands on keys; PING is mostly the kernel's work.
+                table.goal("ratio", None if command == "PING" else goals[pipeline], ".2f")
         return table
 
     def threads(self) -> Table:

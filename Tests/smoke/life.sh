@@ -251,6 +251,62 @@ eventually 'a client which does not read is disconnected' 8 hog_is_gone
 exec 4>&-
 stop
 
+# Out of file descriptors: the limit is taken away under the running server, so that accept really fails.
+start "$binary" --port 0 --threads 1
+prlimit --pid "$server" --nofile=40:40
+python3 - "$PORT" "/proc/$server/stat" >descriptors <<'PYTHON'
+import socket, sys, time
+
+port, stat = int(sys.argv[1]), sys.argv[2]
+
+def used():  # clock ticks, a hundredth of a second each
+    fields = open(stat).read().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+for client in clients:
+    client.sendall(b"PING\r\n")
+    client.settimeout(0.02)
+
+def answered(client):
+    try:
+        return client.recv(100) == b"+PONG\r\n"
+    except TimeoutError:
+        return False
+
+served = [client for client in clients if answered(client)]
+waiting = [client for client in clients if client not in served]
+before = used()
+time.sleep(2)
+ticks = used() - before
+for client in served:
+    client.close()
+late = 0
+for client in waiting:
+    client.settimeout(5)
+    late += answered(client)
+    client.close()
+print("some served" if 0 < len(served) < 60 else f"{len(served)} served")
+print("no spinning" if ticks < 40 else f"{ticks} ticks")
+print("all served later" if late == len(waiting) else f"{late} of {len(waiting)}")
+PYTHON
+same 'out of descriptors: those that fit are served' 'some served' "$(sed -n 1p descriptors)"
+same 'out of descriptors: the server does not spin' 'no spinning' "$(sed -n 2p descriptors)"
+same 'out of descriptors: the others are accepted later' 'all served later' "$(sed -n 3p descriptors)"
+same 'out of descriptors: the log says so, not again and again' 1 "$(grep -c 'Too many open files' "$log" | awk '{ print ($1 >= 1 && $1 < 10) }')"
+stop
+
+# Keepalive: the kernel has its timer on for a client's socket.
+if command -v ss >/dev/null; then
+  start "$binary" --port 0 --tcp-keepalive 77
+  connect 4
+  like 'tcp-keepalive: the socket is probed' '*timer:\(keepalive,1min1[67]sec*' "$(ss -Htno state established "sport = :$PORT")"
+  exec 4>&-
+  stop
+else
+  echo 'skipped - tcp-keepalive: no ss here (package iproute2)'
+fi
+
 # ---- systemd -------------------------------------------------------------------------------------------------------
 
 # Becomes the server with a listening socket as descriptor 3, as systemd does; its port is written to the file `port`.

@@ -29,10 +29,13 @@ struct Command: Sendable {
     summary: String, complexity: String = "O(1)", since: String = "1.0.0",
     subcommands: [Command] = [], handler: @escaping Handler
   ) {
-    let words = syntax.split(separator: " ").prefix {
-      $0.allSatisfy { ("A"..."Z").contains($0) || $0 == "-" }
+    // Bytes rather than characters: those would bring Unicode's tables into memory at every start.
+    let words = syntax.utf8.split(separator: UInt8(ascii: " ")).prefix { word in
+      word.allSatisfy { $0 &- UInt8(ascii: "A") < 26 || $0 == UInt8(ascii: "-") }
     }
-    name = words.map { $0.lowercased() }.joined(separator: "|")
+    let lowerCase = words.map { word in word.map(asciiLowercase) }
+    name = String(
+      decoding: Array(lowerCase.joined(separator: [UInt8(ascii: "|")])), as: UTF8.self)
     self.syntax = syntax
     self.arity = arity
     self.flags = flags

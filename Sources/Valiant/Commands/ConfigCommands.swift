@@ -69,6 +69,11 @@ enum ConfigCommands: CommandFamily {
           return
         }
       }
+      guard Server.clientRoom(new) == new.maxClients else {
+        failure = .settingFailed(
+          name: "maxclients", reason: "the system does not allow that many open files")
+        return
+      }
       settings = new
     }
     if let failure { throw failure }

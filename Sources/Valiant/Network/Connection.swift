@@ -176,7 +176,7 @@ import Glibc
   ///
   /// As long as the peer takes what is still to be sent, it has all the time it needs.
   func closeIfLingering(ticks: UInt8) {
-    if unsafe !state.pointee.isLingering { return }
+    if unsafe !state.pointee.isLingering || isClosing { return }
     let pending = pendingOutputBytes
     if unsafe pending < state.pointee.lingerPendingBytes { unsafe state.pointee.lingerTicks = 0 }
     unsafe state.pointee.lingerPendingBytes = pending

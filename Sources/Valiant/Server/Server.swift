@@ -172,10 +172,13 @@ public final class Server: Sendable {
     _ sockets: [Socket.Listening], _ prepare: (Worker) -> Void
   ) throws(NetworkError) -> [Worker] {
     var settings = self.settings
-    let loops = Self.loopCount(settings)
-    settings.maxClients = Self.raiseDescriptorLimit(
-      for: settings.maxClients, spare: Self.spareDescriptors + loops * Self.spareDescriptorsPerLoop,
-      log)
+    let room = Self.clientRoom(settings)
+    if room < settings.maxClients {
+      log.warning(
+        "maxclients \(settings.maxClients) lowered to \(room): the system allows no more open files"
+      )
+      settings.maxClients = room
+    }
     let workers: [Worker]
     do throws(NetworkError) {
       workers = try makeWorkers(settings)
@@ -259,9 +262,7 @@ public final class Server: Sendable {
   /// Makes room for `maxClients` connections, as far as the system allows.
   ///
   /// - Returns: How many clients there is room for.
-  private static func raiseDescriptorLimit(
-    for maxClients: Int, spare: Int, _ log: Log
-  ) -> Int {
+  private static func raiseDescriptorLimit(for maxClients: Int, spare: Int) -> Int {
     var limit = rlimit()
     guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
       return maxClients
@@ -271,13 +272,14 @@ public final class Server: Sendable {
       limit.rlim_cur = min(wanted, limit.rlim_max)
       _ = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
-    let room = max(1, Int(clamping: limit.rlim_cur) - spare)
-    if room < maxClients {
-      log.warning(
-        "maxclients \(maxClients) lowered to \(room): the system allows \(limit.rlim_cur) open files"
-      )
-    }
-    return min(room, maxClients)
+    return min(max(1, Int(clamping: limit.rlim_cur) - spare), maxClients)
+  }
+
+  /// How many of `settings.maxClients` the system leaves room for; raises its limit if it may.
+  static func clientRoom(_ settings: Settings) -> Int {
+    raiseDescriptorLimit(
+      for: settings.maxClients,
+      spare: spareDescriptors + loopCount(settings) * spareDescriptorsPerLoop)
   }
 
   /// Begins to stop; returns at once. May be repeated, and called by the server's own threads.

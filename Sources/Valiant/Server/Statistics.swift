@@ -73,8 +73,8 @@ enum ProcessUsage {
   static var residentBytes: Int {
     // Second field of statm: resident pages.
     guard let text = firstLine("/proc/self/statm") else { return 0 }
-    let fields = text.split(separator: " ")
-    return fields.count > 1 ? (Int(fields[1]) ?? 0) * Int(sysconf(Int32(_SC_PAGESIZE))) : 0
+    let fields = text.split(separator: UInt8(ascii: " "))
+    return fields.count > 1 ? number(fields[1]) * Int(sysconf(Int32(_SC_PAGESIZE))) : 0
   }
 
   /// Memory of the machine in bytes.
@@ -96,18 +96,18 @@ enum ProcessUsage {
   static var processorCount: Int {
     // Also what `nproc` asks; respects taskset and systemd's CPUAffinity.
     guard let text = line("/proc/self/status", beginning: "Cpus_allowed_list:") else { return 1 }
-    let ranges = text.dropFirst("Cpus_allowed_list:".count).split { $0 == "," || $0.isWhitespace }
+    let ranges = text.dropFirst("Cpus_allowed_list:".utf8.count).split(separator: UInt8(ascii: ","))
     let count = ranges.reduce(0) { sum, range in
-      let ends = range.split(separator: "-").compactMap { Int($0) }
-      guard let first = ends.first, let last = ends.last else { return sum }
-      return sum + last - first + 1
+      let ends = range.split(separator: UInt8(ascii: "-")).map(number)
+      return sum + (ends.last ?? 0) - (ends.first ?? 1) + 1
     }
     return max(1, count)
   }
 
   /// `Linux 6.1.0 x86_64`
   static var systemName: String {
-    guard let kernel = firstLine("/proc/sys/kernel/osrelease") else { return "Linux" }
+    guard let bytes = firstLine("/proc/sys/kernel/osrelease") else { return "Linux" }
+    let kernel = String(decoding: bytes, as: UTF8.self)
     #if arch(x86_64)
       return "Linux \(kernel) x86_64"
     #elseif arch(arm64)
@@ -117,16 +117,24 @@ enum ProcessUsage {
     #endif
   }
 
-  private static func firstLine(_ path: String) -> String? { line(path, beginning: "") }
+  // Bytes rather than characters: this runs at every start, and Unicode's tables take memory.
 
-  private static func line(_ path: String, beginning: String) -> String? {
+  private static func firstLine(_ path: String) -> ArraySlice<UInt8>? { line(path, beginning: "") }
+
+  private static func line(_ path: String, beginning: StaticString) -> ArraySlice<UInt8>? {
     let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
     var bytes = [UInt8](repeating: 0, count: 16 * 1024)
     let count = unsafe read(descriptor, &bytes, bytes.count)
     guard count > 0 else { return nil }
-    return String(decoding: bytes.prefix(count), as: UTF8.self)
-      .split(separator: "\n").first { $0.hasPrefix(beginning) }.map(String.init)
+    let start = beginning.withUTF8Buffer { unsafe Array($0) }
+    return bytes.prefix(count).split(separator: UInt8(ascii: "\n")).first { $0.starts(with: start) }
+  }
+
+  /// The digits of a field as a number; blanks around them do not count.
+  private static func number(_ field: ArraySlice<UInt8>) -> Int {
+    let digits = field.filter { $0 &- UInt8(ascii: "0") <= 9 }
+    return digits.withBytes { $0.integer } ?? 0
   }
 }
