@@ -48,9 +48,10 @@ import Glibc
     var bytes: ByteBuffer
   }
 
-  // Room for the larger of the two kinds of stream.
+  // Room for the larger of the two kinds of stream. From the types rather than from libuv's
+  // function, so that it is a constant; the sizes agree as long as header and library do.
   private static let stateOffset =
-    (max(uv_handle_size(UV_TCP), uv_handle_size(UV_NAMED_PIPE)) + 15) & ~15
+    (unsafe max(MemoryLayout<uv_tcp_t>.size, MemoryLayout<uv_pipe_t>.size) + 15) & ~15
 
   @inline(__always)
   init(base: UnsafeMutableRawPointer) {
@@ -81,6 +82,9 @@ import Glibc
   static func open(
     _ descriptor: Int32, isUnix: Bool, on loop: EventLoop, owner: UnsafeMutableRawPointer?
   ) throws(NetworkError) -> Connection {
+    precondition(
+      uv_handle_size(UV_TCP) <= stateOffset && uv_handle_size(UV_NAMED_PIPE) <= stateOffset,
+      "libuv's library is not the one of its header")
     let base = UnsafeMutableRawPointer.allocate(
       byteCount: stateOffset + MemoryLayout<State>.stride, alignment: 16)
     let connection = unsafe Connection(base: base)
