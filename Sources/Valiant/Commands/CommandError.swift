@@ -31,7 +31,6 @@ enum CommandError: Error {
   case unknownSetting([UInt8])
   case settingFailed(name: String, reason: String)
   case noShutdown
-  case configFile(String)
 
   /// The error's whole text, from its code on.
   var message: [UInt8] {
@@ -87,7 +86,6 @@ enum CommandError: Error {
     case .settingFailed(let name, let reason):
       "ERR CONFIG SET failed (possibly related to argument '\(name)') - \(reason)"
     case .noShutdown: "ERR No shutdown in progress."
-    case .configFile(let reason): "ERR \(reason)"
     case .unknownCommand, .unknownSubcommand, .helloOption, .unknownClientType, .noSuchUser,
       .unrecognizedOption, .unknownSetting:
       preconditionFailure("has bytes of the client in it")

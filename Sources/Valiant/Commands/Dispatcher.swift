@@ -136,9 +136,7 @@
     while executed < count {
       execute(executed, bytes, client)
       executed &+= 1
-      if !client.flags.isEmpty {
-        if client.flags.contains(.closeAfterReply) { return (executed, .closing) }
-      }
+      if client.flags.contains(.closeAfterReply) { return (executed, .closing) }
       if context.reply.output.count >= Self.flushBytes {
         sentBytes += context.reply.output.count
         if !mayGoOn(connection, client, sentBytes) { return (executed, .waiting) }

@@ -208,9 +208,6 @@ import Glibc
 
   var isFinishing: Bool { unsafe state.pointee.isFinishing }
 
-  /// Whether input waits to be processed: held back, or the beginning of a request.
-  var heldInputBytes: Int { unsafe state.pointee.input.count }
-
   /// Whether processing was stopped although there are bytes to process.
   var isHeldUp: Bool { unsafe state.pointee.isPaused || state.pointee.isYielded }
 

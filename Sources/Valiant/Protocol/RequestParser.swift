@@ -64,11 +64,6 @@ struct RequestParser: ~Copyable {
   /// Bytes of the input that belong to requests that were returned.
   var consumed: Int { argumentsLeft > 0 ? start : position }
 
-  /// How many bytes must still come before the next look is worth it, when that is known.
-  func bytesMissing(in input: Bytes) -> Int {
-    bulkLength < 0 ? 1 : max(1, position + bulkLength + 2 - input.count)
-  }
-
   /// Forgets the requests returned so far; their ranges become invalid.
   @inline(__always)
   mutating func startBatch() {
