@@ -233,8 +233,9 @@ same 'timeout: so is one with half a request' '' "$(received 5)"
 exec 4>&- 5>&-
 stop
 
-# A client which asks for 100 MB and reads nothing: memory stays bounded, the others are served, and it is disconnected.
-start "$binary" --port 0 --threads 1 --client-output-buffer-limit 'normal 1mb 512kb 2'
+# A client which asks for 100 MB and reads nothing: memory stays bounded, the others are served, and it is disconnected
+# when it has not moved for the seconds of the soft limit.
+start "$binary" --port 0 --threads 1 --client-output-buffer-limit 'normal 16mb 512kb 2'
 printf '*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$100000\r\n%0100000d\r\n' 7 | netcat >out
 connect 4
 { printf 'CLIENT SETNAME hog\r\n'; printf 'GET big\r\n%.0s' {1..1000}; } >&4
@@ -246,8 +247,16 @@ for _ in 1 2 3 4 5; do
   same 'others are served while a client does not read' PONG "$(cli PING)"
   sleep 0.1
 done
+like 'it is still there' '*name=hog *' "$(cli CLIENT LIST)"
 if [ "$most" -lt 50000 ]; then ok 'memory stays bounded'; else not_ok 'memory stays bounded' "$most kB"; fi
 eventually 'a client which does not read is disconnected' 8 hog_is_gone
+exec 4>&-
+
+# Above the hard limit it goes at once, perhaps before it has sent all it wants.
+same 'a lower limit' OK "$(cli CONFIG SET client-output-buffer-limit 'normal 1mb 512kb 60')"
+connect 4
+(trap '' PIPE; { printf 'CLIENT SETNAME hog\r\n'; printf 'GET big\r\n%.0s' {1..1000}; } >&4 2>send) || :
+eventually 'a client above the hard limit is disconnected at once' 1 hog_is_gone
 exec 4>&-
 stop
 
