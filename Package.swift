@@ -19,9 +19,11 @@ let package = Package(
     .systemLibrary(name: "CLibUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
     .target(name: "Valiant", dependencies: ["CLibUV"], swiftSettings: settings),
     .executableTarget(name: "valiant", dependencies: ["Valiant"], swiftSettings: settings),
-    .testTarget(name: "ValiantTests", dependencies: ["Valiant"], swiftSettings: settings),
+    .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: settings),
     .testTarget(
-      name: "ValiantSystemTests", dependencies: ["valiant"], exclude: ["count.c"],
+      name: "ValiantTests", dependencies: ["Valiant", "TestSupport"], swiftSettings: settings),
+    .testTarget(
+      name: "ValiantSystemTests", dependencies: ["valiant", "TestSupport"], exclude: ["count.c"],
       swiftSettings: settings),
     // Linked by Tests/fuzz/run.sh with libFuzzer's own main function.
     .target(

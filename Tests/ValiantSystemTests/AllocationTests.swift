@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 /// The real program, with a counting allocator in front of the C library's.
@@ -26,22 +27,20 @@ import Testing
       ["--threads", "1"],
       environment: ["LD_PRELOAD": library, "ALLOCATION_COUNT_FILE": counter])
     defer { server.end() }
-    let client = try server.connect()
-    defer { close(client) }
+    let client = try BlockingClient(port: server.port)
+    defer { client.end() }
     func allocations() throws -> Int {
       let data = try Data(contentsOf: URL(fileURLWithPath: counter))
       return data.enumerated().reduce(0) { $0 | Int($1.element) << ($1.offset * 8) }
     }
     func exchange(_ request: String, _ reply: String, times: Int) throws {
-      let bytes = Array(request.utf8)
       for _ in 0..<times {
-        unsafe _ = send(client, bytes, bytes.count, Int32(MSG_NOSIGNAL))
+        client.write(request)
         var received = ""
-        var buffer = [UInt8](repeating: 0, count: 4096)
         while received.utf8.count < reply.utf8.count {
-          let count = unsafe recv(client, &buffer, buffer.count, 0)
-          guard count > 0 else { throw ServerProblem("the server closed the connection") }
-          received += String(decoding: buffer.prefix(count), as: UTF8.self)
+          let more = client.read()
+          if more.isEmpty { throw ServerProblem("the server closed the connection") }
+          received += more
         }
         guard received == reply else { throw ServerProblem("unexpected: \(received)") }
       }
@@ -126,20 +125,5 @@ final class RunningServer {
   func end() {
     process.terminate()
     process.waitUntilExit()
-  }
-
-  func connect() throws -> Int32 {
-    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = UInt16(port).bigEndian
-    address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-    let result = unsafe withUnsafePointer(to: &address) { pointer in
-      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        unsafe Foundation.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-      }
-    }
-    guard result == 0 else { throw ServerProblem("cannot connect to port \(port)") }
-    return descriptor
   }
 }

@@ -3,11 +3,12 @@ import Glibc
 
 /// One TCP or unix-socket connection of a loop.
 ///
-/// It reads into the loop's buffer and owns memory only for what could not be dealt with at once:
-/// the beginning of a request, or output that the peer does not take. So an idle connection costs
-/// its handle and this record, about 450 bytes.
+/// libuv says when the socket can be read or written; reading and writing are our own calls, which
+/// cost the kernel less than libuv's (see Decisions). A connection reads into the loop's buffer and
+/// owns memory only for what could not be dealt with at once: the beginning of a request, or output
+/// that the peer does not take. So an idle one costs its handle and this record, about 280 bytes.
 ///
-///     base → [ libuv's handle | State ]        one block, freed in the close callback
+///     base → [ uv_poll_t | State ]        one block, freed in the close callback
 ///
 /// All of it belongs to the loop's thread.
 ///
@@ -23,35 +24,24 @@ import Glibc
     var previous: UnsafeMutableRawPointer?
     /// Bytes that arrived and were not used up.
     var input = ByteBuffer()
-    /// Output behind the one that libuv is writing.
-    var queued = ByteBuffer()
-    /// Bytes handed to libuv; 0 when nothing is under way.
-    var inFlightBytes = 0
-    /// The turn in which it last got a buffer.
-    var turn: UInt64 = 0
+    /// Output that the socket did not take, from `unsentStart` on.
+    var unsent = ByteBuffer()
+    var unsentStart = 0
+    let descriptor: Int32
+    /// What libuv was asked to wait for, a set of `uv_poll_event`.
+    var watched: Int32 = 0
     var isReading = false
-    var isReadingIntoInput = false
     var isPaused = false
     var isYielded = false
     var isAtEnd = false
     var isFinishing = false
     var isLingering = false
+    var isClosing = false
     var lingerTicks: UInt8 = 0
     var lingerPendingBytes = 0
-    var isClosing = false
-    var isProcessing = false
   }
 
-  /// One `uv_write` under way, with the bytes it writes.
-  @safe private struct Write: ~Copyable {
-    var request = unsafe uv_write_t()
-    var bytes: ByteBuffer
-  }
-
-  // Room for the larger of the two kinds of stream. From the types rather than from libuv's
-  // function, so that it is a constant; the sizes agree as long as header and library do.
-  private static let stateOffset =
-    (unsafe max(MemoryLayout<uv_tcp_t>.size, MemoryLayout<uv_pipe_t>.size) + 15) & ~15
+  private static let stateOffset = unsafe (MemoryLayout<uv_poll_t>.size + 15) & ~15
 
   @inline(__always)
   init(base: UnsafeMutableRawPointer) {
@@ -63,49 +53,35 @@ import Glibc
     unsafe (base + Self.stateOffset).assumingMemoryBound(to: State.self)
   }
 
-  @inline(__always)
-  private var stream: UnsafeMutablePointer<uv_stream_t> {
-    unsafe base.assumingMemoryBound(to: uv_stream_t.self)
+  private var handle: UnsafeMutablePointer<uv_poll_t> {
+    unsafe base.assumingMemoryBound(to: uv_poll_t.self)
   }
 
-  private var handle: UnsafeMutablePointer<uv_handle_t> {
-    unsafe base.assumingMemoryBound(to: uv_handle_t.self)
-  }
+  @inline(__always)
+  private var descriptor: Int32 { unsafe state.pointee.descriptor }
 
   // MARK: Opening and closing
 
   /// Makes a connection of an accepted socket and begins to read.
   ///
   /// - Parameters:
-  ///   - descriptor: The socket, which the connection now owns; closed if this fails.
+  ///   - descriptor: The socket, non-blocking, which the connection now owns; closed if this fails.
   ///   - owner: What `owner` of the connection will be; freed by the loop's `onClose`.
   static func open(
-    _ descriptor: Int32, isUnix: Bool, on loop: EventLoop, owner: UnsafeMutableRawPointer?
+    _ descriptor: Int32, on loop: EventLoop, owner: UnsafeMutableRawPointer?
   ) throws(NetworkError) -> Connection {
-    precondition(
-      uv_handle_size(UV_TCP) <= stateOffset && uv_handle_size(UV_NAMED_PIPE) <= stateOffset,
-      "libuv's library is not the one of its header")
     let base = UnsafeMutableRawPointer.allocate(
       byteCount: stateOffset + MemoryLayout<State>.stride, alignment: 16)
     let connection = unsafe Connection(base: base)
-    unsafe connection.state.initialize(to: State(loop: loop.state, owner: owner))
-    let result: Int32
-    if isUnix {
-      let pipe = unsafe base.assumingMemoryBound(to: uv_pipe_t.self)
-      unsafe uv_pipe_init(loop.pointer, pipe, 0)
-      result = unsafe uv_pipe_open(pipe, descriptor)
-    } else {
-      let tcp = unsafe base.assumingMemoryBound(to: uv_tcp_t.self)
-      unsafe uv_tcp_init(loop.pointer, tcp)
-      result = unsafe uv_tcp_open(tcp, descriptor)
-    }
-    connection.link()
+    let result = unsafe uv_poll_init(loop.pointer, connection.handle, descriptor)
     if result < 0 {
+      unsafe base.deallocate()
       Glibc.close(descriptor)
-      unsafe connection.state.pointee.owner = nil
-      connection.close()
       throw NetworkError(attempt: "open a connection", code: -result)
     }
+    unsafe connection.state.initialize(
+      to: State(loop: loop.state, owner: owner, descriptor: descriptor))
+    connection.link()
     connection.resumeReading()
     return connection
   }
@@ -137,10 +113,13 @@ import Glibc
     if unsafe state.pointee.isClosing { return }
     unsafe state.pointee.isClosing = true
     if unsafe state.pointee.isLingering { unsafe state.pointee.loop.pointee.lingeringCount -= 1 }
-    unsafe uv_close(handle) { handle in
+    let generic = unsafe UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self)
+    unsafe uv_close(generic) { handle in
       let connection = unsafe Connection(base: UnsafeMutableRawPointer(handle.unsafelyUnwrapped))
       connection.didClose()
     }
+    // libuv no longer looks at it.
+    Glibc.close(descriptor)
   }
 
   private func didClose() {
@@ -195,7 +174,7 @@ import Glibc
   /// The steady clock as the loop read it before it handed out this turn's events.
   @inline(__always)
   var loopMilliseconds: Int {
-    unsafe Int(truncatingIfNeeded: uv_now(stream.pointee.loop))
+    unsafe Int(truncatingIfNeeded: uv_now(handle.pointee.loop))
   }
 
   @inline(__always)
@@ -214,96 +193,109 @@ import Glibc
   /// Bytes of output that the peer's socket has not taken yet.
   @inline(__always)
   var pendingOutputBytes: Int {
-    if unsafe state.pointee.inFlightBytes == 0 { return 0 }
-    return unsafe uv_stream_get_write_queue_size(stream) + state.pointee.queued.count
+    unsafe state.pointee.unsent.count &- state.pointee.unsentStart
   }
 
-  private var descriptor: Int32 {
-    var descriptor: uv_os_fd_t = -1
-    unsafe uv_fileno(handle, &descriptor)
-    return descriptor
+  // MARK: Events
+
+  /// Asks libuv for the events that matter now.
+  private func watch() {
+    var events: Int32 = 0
+    if unsafe state.pointee.isReading { events |= Self.readable }
+    if pendingOutputBytes > 0 { events |= Self.writable }
+    if unsafe state.pointee.watched == events || state.pointee.isClosing { return }
+    unsafe state.pointee.watched = events
+    // No events at all is the same as stopping.
+    unsafe uv_poll_start(handle, events) { handle, status, events in
+      let connection = unsafe Connection(base: UnsafeMutableRawPointer(handle.unsafelyUnwrapped))
+      connection.didBecomeReady(status, events)
+    }
+  }
+
+  private static let readable = Int32(UV_READABLE.rawValue)
+  private static let writable = Int32(UV_WRITABLE.rawValue)
+
+  @inline(__always)
+  private func didBecomeReady(_ status: Int32, _ events: Int32) {
+    if status < 0 { return didFail() }
+    if events & Self.writable != 0 { didBecomeWritable() }
+    if events & Self.readable != 0, unsafe state.pointee.isReading { read() }
+  }
+
+  /// The peer has reset the connection. What it sent before is carried out, though there is nobody
+  /// to answer.
+  @inline(never)
+  private func didFail() {
+    let loop = unsafe state.pointee.loop
+    var before: Int
+    repeat {
+      before = unsafe loop.pointee.bytesRead
+      if unsafe !state.pointee.isReading || isHeldUp || isClosing { break }
+      read()
+    } while unsafe loop.pointee.bytesRead != before
+    close()
   }
 
   // MARK: Reading
 
   private func resumeReading() {
-    if unsafe state.pointee.isReading || state.pointee.isAtEnd || isClosing { return }
+    if unsafe state.pointee.isAtEnd { return }
     unsafe state.pointee.isReading = true
-    unsafe uv_read_start(
-      stream,
-      { handle, _, buffer in
-        let connection = unsafe Connection(base: UnsafeMutableRawPointer(handle.unsafelyUnwrapped))
-        unsafe connection.provideBuffer(buffer.unsafelyUnwrapped)
-      },
-      { stream, count, _ in
-        let connection = unsafe Connection(base: UnsafeMutableRawPointer(stream.unsafelyUnwrapped))
-        connection.didRead(count)
-      })
+    watch()
   }
 
   private func stopReading() {
-    if unsafe !state.pointee.isReading { return }
     unsafe state.pointee.isReading = false
-    unsafe uv_read_stop(stream)
+    watch()
   }
 
-  /// Gives libuv the loop's buffer, the free end of the connection's own, or nothing.
-  ///
-  /// Nothing, when the connection already had a buffer in this turn: a peer that sends as fast as
-  /// we read would otherwise keep the whole thread to itself. libuv then goes on with the others
-  /// and comes back in the next turn, without a system call.
+  /// Reads what has arrived: one buffer, so that a peer that sends as fast as we read does not get
+  /// the whole thread. The rest comes in the loop's next turn.
   @inline(__always)
-  private func provideBuffer(_ buffer: UnsafeMutablePointer<uv_buf_t>) {
+  private func read() {
+    // The loop does not sleep meanwhile, and tells again.
+    if unsafe state.pointee.isYielded || isClosing { return }
     let loop = unsafe state.pointee.loop
-    if unsafe state.pointee.turn == loop.pointee.turn || state.pointee.isYielded {
-      unsafe buffer.pointee = uv_buf_t(base: nil, len: 0)
-      return
-    }
-    unsafe state.pointee.turn = loop.pointee.turn
     // The beginning of a short request does not get a long buffer of its own.
-    if unsafe state.pointee.input.count < Self.ownBufferBytes || state.pointee.isFinishing {
-      unsafe state.pointee.isReadingIntoInput = false
-      unsafe buffer.pointee = uv_buf_t(
-        base: UnsafeMutableRawPointer(loop.pointee.readBuffer).assumingMemoryBound(to: CChar.self),
-        len: EventLoop.readBufferBytes)
-    } else {
-      unsafe state.pointee.isReadingIntoInput = true
-      let space = unsafe state.pointee.input.freeSpace(EventLoop.readBufferBytes)
-      // A long value comes in long pieces; requests that came before it are long dealt with.
-      let length = min(space.count, Self.longReadBytes)
-      unsafe buffer.pointee = uv_buf_t(
-        base: UnsafeMutableRawPointer(space.baseAddress.unsafelyUnwrapped)
-          .assumingMemoryBound(to: CChar.self), len: length)
+    if unsafe state.pointee.input.count >= Self.ownBufferBytes, !isFinishing {
+      return readIntoInput()
     }
+    let count = unsafe Socket.receive(
+      descriptor, into: loop.pointee.readBuffer, EventLoop.readBufferBytes)
+    if count <= 0 { return didNotRead(count) }
+    unsafe loop.pointee.bytesRead &+= count
+    if isFinishing { return }
+    // SAFETY: that many bytes have just been read into the loop's buffer.
+    let bytes = unsafe Bytes(base: loop.pointee.readBuffer, count: count)
+    if unsafe state.pointee.input.isEmpty {
+      process(bytes)
+    } else {
+      unsafe state.pointee.input.append(bytes)
+      processInput()
+    }
+  }
+
+  /// A long value comes in long pieces, which go where they will stay; requests that came before it
+  /// are long dealt with.
+  @inline(never)
+  private func readIntoInput() {
+    let space = unsafe state.pointee.input.freeSpace(EventLoop.readBufferBytes)
+    let count = unsafe Socket.receive(
+      descriptor, into: space.baseAddress.unsafelyUnwrapped, min(space.count, Self.longReadBytes))
+    if count <= 0 { return didNotRead(count) }
+    unsafe state.pointee.loop.pointee.bytesRead &+= count
+    unsafe state.pointee.input.didAppend(count)
+    processInput()
   }
 
   private static let longReadBytes = 1 << 20
   /// Held input from which on the connection reads into a buffer of its own.
   private static let ownBufferBytes = 16 * 1024
 
-  @inline(__always)
-  private func didRead(_ count: Int) {
-    if count > 0 {
-      unsafe state.pointee.loop.pointee.bytesRead &+= count
-      if unsafe state.pointee.isFinishing { return }
-      if unsafe state.pointee.isReadingIntoInput {
-        unsafe state.pointee.input.didAppend(count)
-        processInput()
-      } else {
-        // SAFETY: libuv has just read `count` bytes into the loop's buffer.
-        let bytes = unsafe Bytes(base: state.pointee.loop.pointee.readBuffer, count: count)
-        if unsafe state.pointee.input.isEmpty {
-          process(bytes)
-        } else {
-          unsafe state.pointee.input.append(bytes)
-          processInput()
-        }
-      }
-    } else if count == Int(UV_ENOBUFS.rawValue) || count == 0 {
-      return
-    } else {
-      didReachEnd(wasReset: count != Int(UV_EOF.rawValue))
-    }
+  /// - Parameter result: 0 at the end of what the peer sends, or a negative error number.
+  @inline(never)
+  private func didNotRead(_ result: Int) {
+    if !Self.isPassing(result) { didReachEnd(wasReset: result < 0) }
   }
 
   /// The peer will send no more; what it sent is still answered.
@@ -387,89 +379,73 @@ import Glibc
   func send(_ output: inout ByteBuffer) {
     if output.isEmpty { return }
     unsafe state.pointee.loop.pointee.bytesWritten &+= output.count
-    if unsafe state.pointee.inFlightBytes == 0, !isClosing {
-      var buffer = unsafe uv_buf_t(
-        base: UnsafeMutableRawPointer(mutating: output.bytes.pointer)
-          .assumingMemoryBound(to: CChar.self), len: output.count)
-      let written = unsafe uv_try_write(stream, &buffer, 1)
-      if Int(written) == output.count {
+    if pendingOutputBytes == 0, !isClosing {
+      let sent = Socket.send(descriptor, output.bytes)
+      if sent == output.count {
         output.truncate(to: 0)
-        return
+      } else {
+        keepRest(&output, sent: sent)
       }
-      sendRest(&output, written: written)
     } else {
       queue(&output)
     }
   }
 
+  /// - Parameter sent: Bytes that the socket took, or a negative error number.
   @inline(never)
-  private func sendRest(_ output: inout ByteBuffer, written: Int32) {
-    if written < 0, written != UV_EAGAIN.rawValue {
+  private func keepRest(_ output: inout ByteBuffer, sent: Int) {
+    if sent < 0, !Self.isPassing(sent) {
       output.truncate(to: 0)
       return close()
     }
-    output.removeFirst(Int(max(0, written)))
-    startWrite(take(&output))
+    // A long output changes hands; of a short one the rest is copied: the loop keeps its buffer.
+    if output.count > 16 * 1024 {
+      unsafe state.pointee.unsent = output.take()
+      unsafe state.pointee.unsentStart = max(0, sent)
+    } else {
+      unsafe state.pointee.unsent.append(output.bytes.dropFirst(max(0, sent)))
+      output.truncate(to: 0)
+    }
+    watch()
   }
 
+  /// Puts `output` behind what is unsent already.
   @inline(never)
   private func queue(_ output: inout ByteBuffer) {
-    if unsafe state.pointee.isFinishing || isClosing {
-      output.truncate(to: 0)
-    } else if unsafe state.pointee.queued.isEmpty {
-      unsafe state.pointee.queued = take(&output)
-    } else {
-      unsafe state.pointee.queued.append(output.bytes)
-      output.truncate(to: 0)
+    if !isClosing, !isFinishing {
+      let sent = unsafe state.pointee.unsentStart
+      if unsafe sent > state.pointee.unsent.count / 2 {
+        unsafe state.pointee.unsent.removeFirst(sent)
+        unsafe state.pointee.unsentStart = 0
+      }
+      unsafe state.pointee.unsent.append(output.bytes)
     }
-  }
-
-  /// A long output changes hands; a short one is copied, so that the loop keeps its buffer.
-  private func take(_ output: inout ByteBuffer) -> ByteBuffer {
-    if output.count > 16 * 1024 { return output.take() }
-    var copy = ByteBuffer()
-    copy.append(output.bytes)
     output.truncate(to: 0)
-    return copy
   }
 
-  private func startWrite(_ bytes: consuming ByteBuffer) {
-    let write = UnsafeMutablePointer<Write>.allocate(capacity: 1)
-    unsafe state.pointee.inFlightBytes = bytes.count
-    unsafe write.initialize(to: Write(bytes: bytes))
-    let request = unsafe UnsafeMutableRawPointer(write).assumingMemoryBound(to: uv_write_t.self)
-    var buffer = unsafe uv_buf_t(
-      base: UnsafeMutableRawPointer(mutating: write.pointee.bytes.bytes.pointer)
-        .assumingMemoryBound(to: CChar.self), len: write.pointee.bytes.count)
-    let result = unsafe uv_write(request, stream, &buffer, 1) { request, status in
-      let raw = unsafe UnsafeMutableRawPointer(request.unsafelyUnwrapped)
-      let stream = unsafe request.unsafelyUnwrapped.pointee.handle
-      let connection = unsafe Connection(base: UnsafeMutableRawPointer(stream.unsafelyUnwrapped))
-      let write = unsafe raw.assumingMemoryBound(to: Write.self)
-      unsafe write.deinitialize(count: 1)
-      unsafe write.deallocate()
-      connection.didWrite(status)
-    }
-    if result < 0 {
-      unsafe write.deinitialize(count: 1)
-      unsafe write.deallocate()
-      unsafe state.pointee.inFlightBytes = 0
-      close()
-    }
-  }
-
-  private func didWrite(_ status: Int32) {
-    unsafe state.pointee.inFlightBytes = 0
+  private func didBecomeWritable() {
     if isClosing { return }
-    if status < 0 { return close() }
-    if unsafe !state.pointee.queued.isEmpty {
-      return startWrite(unsafe state.pointee.queued.take())
+    let sent = unsafe Socket.send(
+      descriptor, state.pointee.unsent.bytes.dropFirst(state.pointee.unsentStart))
+    if sent < 0 {
+      if !Self.isPassing(sent) { close() }
+      return
     }
+    unsafe state.pointee.unsentStart += sent
+    if pendingOutputBytes > 0 { return }
+    unsafe state.pointee.unsent.clear(keeping: 0)
+    unsafe state.pointee.unsentStart = 0
+    watch()
     if unsafe state.pointee.isFinishing {
       if unsafe state.pointee.isAtEnd { close() } else { shutdownOutput() }
     } else if unsafe state.pointee.isPaused {
       unsafe state.pointee.isPaused = false
       if unsafe !state.pointee.isYielded { processInput() }
     }
+  }
+
+  /// Whether a socket that gave this error just has no room, or was interrupted.
+  private static func isPassing(_ result: Int) -> Bool {
+    result == -Int(EAGAIN) || result == -Int(EINTR) || result == -Int(ENOBUFS)
   }
 }

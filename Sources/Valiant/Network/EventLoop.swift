@@ -27,8 +27,6 @@ import Glibc
   @safe struct State {
     var handlers: Handlers
     var readBuffer: UnsafeMutablePointer<UInt8>
-    /// Counts passes of the loop, so that a connection gets one buffer a pass.
-    var turn: UInt64 = 1
     /// First of the doubly linked list of connections.
     var firstConnection: UnsafeMutableRawPointer?
     var connectionCount = 0
@@ -46,7 +44,6 @@ import Glibc
 
   let pointer: UnsafeMutablePointer<uv_loop_t>
   let state: UnsafeMutablePointer<State>
-  private let prepare: UnsafeMutablePointer<uv_prepare_t>
   private var mailbox: Mailbox?
   private var wakeup: Wakeup?
   private var thread = uv_thread_t()
@@ -61,7 +58,6 @@ import Glibc
     }
     unsafe pointer = loop
     unsafe state = .allocate(capacity: 1)
-    unsafe prepare = .allocate(capacity: 1)
     let idle = UnsafeMutablePointer<uv_idle_t>.allocate(capacity: 1)
     unsafe state.initialize(
       to: State(
@@ -70,11 +66,6 @@ import Glibc
         yieldIdle: idle))
     unsafe pointer.pointee.data = UnsafeMutableRawPointer(state)
 
-    unsafe uv_prepare_init(pointer, prepare)
-    unsafe uv_prepare_start(prepare) { handle in
-      unsafe stateOf(handle.unsafelyUnwrapped.pointee.loop).pointee.turn &+= 1
-    }
-    unsafe uv_unref(UnsafeMutableRawPointer(prepare).assumingMemoryBound(to: uv_handle_t.self))
     unsafe uv_idle_init(pointer, idle)
 
     let wakeup = Wakeup(on: self) { [unowned self] in self.mailbox?.drain() }
@@ -87,7 +78,6 @@ import Glibc
     unsafe state.pointee.yieldIdle.deallocate()
     unsafe state.deinitialize(count: 1)
     unsafe state.deallocate()
-    unsafe prepare.deallocate()
     unsafe pointer.deallocate()
   }
 
@@ -160,7 +150,6 @@ import Glibc
     // First, so that nobody wakes a handle that is gone.
     mailbox?.close()
     wakeup?.close()
-    unsafe uv_close(UnsafeMutableRawPointer(prepare).assumingMemoryBound(to: uv_handle_t.self), nil)
     let idle = unsafe state.pointee.yieldIdle
     unsafe uv_close(UnsafeMutableRawPointer(idle).assumingMemoryBound(to: uv_handle_t.self), nil)
   }

@@ -150,6 +150,28 @@ enum Socket {
     return descriptor >= 0 ? descriptor : -errno
   }
 
+  /// Reads up to `capacity` bytes that have arrived.
+  ///
+  /// `recv` and `send` rather than `read` and `write`: the kernel's way to the socket is shorter.
+  ///
+  /// - Returns: How many, 0 when the peer will send no more, or the negative error number.
+  @inline(__always)
+  @unsafe static func receive(
+    _ descriptor: Int32, into buffer: UnsafeMutablePointer<UInt8>, _ capacity: Int
+  ) -> Int {
+    let count = unsafe recv(descriptor, buffer, capacity, 0)
+    return count >= 0 ? count : -Int(errno)
+  }
+
+  /// Gives the socket as many of `bytes` as it takes now.
+  ///
+  /// - Returns: How many, or the negative error number.
+  @inline(__always)
+  static func send(_ descriptor: Int32, _ bytes: Bytes) -> Int {
+    let count = unsafe Glibc.send(descriptor, bytes.pointer, bytes.count, Int32(MSG_NOSIGNAL))
+    return count >= 0 ? count : -Int(errno)
+  }
+
   /// Sends small replies at once, and finds peers that are gone without a word.
   ///
   /// - Parameter keepaliveSeconds: Silence before the first probe; 0 for no probes. Three probes

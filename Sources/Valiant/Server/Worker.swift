@@ -84,7 +84,7 @@ final class Worker: @unchecked Sendable {
     if !isUnix { Socket.configure(descriptor, keepaliveSeconds: settings.keepaliveSeconds) }
     if let refusal = refusal(of: peer) {
       server.didLeave(self)
-      return refuse(descriptor, isUnix: isUnix, refusal)
+      return refuse(descriptor, refusal)
     }
     statistics.connectionsReceived.add()
     let client = Client(
@@ -92,7 +92,7 @@ final class Worker: @unchecked Sendable {
       flags: settings.password.isEmpty ? [] : .mustAuthenticate)
     server.clients.add(client)
     do throws(NetworkError) {
-      _ = try unsafe Connection.open(descriptor, isUnix: isUnix, on: loop, owner: client.pointer)
+      _ = try unsafe Connection.open(descriptor, on: loop, owner: client.pointer)
       server.log.debug("client \(client.id) connected from \(peer.text)")
     } catch {
       server.log.warning("\(error)")
@@ -117,7 +117,7 @@ final class Worker: @unchecked Sendable {
     return nil
   }
 
-  private func refuse(_ descriptor: Int32, isUnix: Bool, _ reply: StaticString) {
+  private func refuse(_ descriptor: Int32, _ reply: StaticString) {
     statistics.connectionsRejected.add()
     // Waiting for the peer to read its error takes a descriptor: not for a whole flood.
     guard loop.lingeringCount < Self.lingeringRefusalsMax else {
@@ -125,8 +125,7 @@ final class Worker: @unchecked Sendable {
       return
     }
     guard
-      let connection = try? unsafe Connection.open(
-        descriptor, isUnix: isUnix, on: loop, owner: nil)
+      let connection = try? unsafe Connection.open(descriptor, on: loop, owner: nil)
     else { return }
     var output = ByteBuffer()
     output.append(literal: reply)

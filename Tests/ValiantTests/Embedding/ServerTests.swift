@@ -1,49 +1,7 @@
 import Foundation
+import TestSupport
 import Testing
 import Valiant
-
-/// A blocking client over TCP.
-private struct Client {
-  let descriptor: Int32
-
-  init(port: Int) throws {
-    descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = UInt16(port).bigEndian
-    address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-    let result = unsafe withUnsafePointer(to: &address) { pointer in
-      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        unsafe connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-      }
-    }
-    guard result == 0 else { throw Refused() }
-    var limit = timeval(tv_sec: 10, tv_usec: 0)
-    unsafe setsockopt(
-      descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
-  }
-
-  struct Refused: Error {}
-
-  func write(_ text: String) {
-    let bytes = Array(text.utf8)
-    unsafe _ = send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL))
-  }
-
-  /// What the next read gives; empty at the end.
-  func read() -> String {
-    var buffer = [UInt8](repeating: 0, count: 65536)
-    let count = unsafe recv(descriptor, &buffer, buffer.count, 0)
-    return String(decoding: buffer.prefix(max(0, count)), as: UTF8.self)
-  }
-
-  func ask(_ line: String) -> String {
-    write(line + "\r\n")
-    return read()
-  }
-
-  func end() { close(descriptor) }
-}
 
 @Suite("Embedded server", .serialized) struct ServerTests {
   @Test("the README's example of a server") func example() throws {
@@ -53,13 +11,13 @@ private struct Client {
     try server.start()
     server.store.set("greeting", to: "hello")
     let port = try #require(server.port)
-    let client = try Client(port: port)
+    let client = try BlockingClient(port: port)
     #expect(client.ask("GET greeting") == "$5\r\nhello\r\n")
     #expect(client.ask("SET answer 42") == "+OK\r\n")
     #expect(server.store.get("answer") == "42")
     client.end()
     server.stop()
-    #expect(throws: Client.Refused.self) { try Client(port: port) }
+    #expect(throws: BlockingClient.Refused.self) { try BlockingClient(port: port) }
   }
 
   @Test("several run in one process, and on one store") func several() throws {
@@ -71,7 +29,7 @@ private struct Client {
       Server(settings: settings),
     ]
     for server in servers { try server.start() }
-    let clients = try servers.map { try Client(port: $0.port ?? 0) }
+    let clients = try servers.map { try BlockingClient(port: $0.port ?? 0) }
     #expect(clients[0].ask("SET k v") == "+OK\r\n")
     #expect(clients[1].ask("GET k") == "$1\r\nv\r\n")
     #expect(clients[2].ask("GET k") == "$-1\r\n")
@@ -86,7 +44,7 @@ private struct Client {
     for _ in 0..<5 {
       try server.start()
       #expect(throws: Server.StartFailure.self) { try server.start() }
-      let client = try Client(port: server.port ?? 0)
+      let client = try BlockingClient(port: server.port ?? 0)
       #expect(client.ask("PING") == "+PONG\r\n")
       let start = Date()
       server.stop()
@@ -119,7 +77,7 @@ private struct Client {
     let server = Server(settings: settings)
     try server.start()
     defer { server.stop() }
-    let clients = try (0..<8).map { _ in try Client(port: server.port ?? 0) }
+    let clients = try (0..<8).map { _ in try BlockingClient(port: server.port ?? 0) }
     for client in clients { #expect(client.ask("PING") == "+PONG\r\n") }
     let info = clients[0].ask("INFO threads")
     for thread in 0..<4 { #expect(info.contains("thread_\(thread):connections=2,")) }
@@ -131,7 +89,7 @@ private struct Client {
     settings.port = 0
     let server = Server(settings: settings)
     try server.start()
-    let clients = try (0..<20).map { _ in try Client(port: server.port ?? 0) }
+    let clients = try (0..<20).map { _ in try BlockingClient(port: server.port ?? 0) }
     for client in clients { client.write("ECHO before\r\n") }
     server.stop()
     for client in clients {
@@ -156,7 +114,7 @@ private struct Client {
           return
         }
         // One client goes on while the loops without any end.
-        guard index == 1, let client = try? Client(port: port) else { return server.stop() }
+        guard index == 1, let client = try? BlockingClient(port: port) else { return server.stop() }
         while !client.ask("CONFIG SET timeout 0\r\nCLIENT KILL ID 99999\r\nFLUSHALL").isEmpty {}
         client.end()
       }
@@ -172,7 +130,7 @@ private struct Client {
     let port = server?.port ?? 0
     weak let kept = server
     server = nil
-    let client = try Client(port: port)
+    let client = try BlockingClient(port: port)
     #expect(client.ask("PING") == "+PONG\r\n")
     Thread.sleep(forTimeInterval: 0.25)
     #expect(client.ask("PING") == "+PONG\r\n")
@@ -194,14 +152,14 @@ private struct Client {
     let up = "EXISTS " + keys.joined(separator: " ")
     let down = "DEL " + keys.reversed().joined(separator: " ")
     DispatchQueue.concurrentPerform(iterations: 8) { index in
-      guard let client = try? Client(port: port) else { return }
+      guard let client = try? BlockingClient(port: port) else { return }
       for number in 0..<200 {
         _ = client.ask("SET key:\(number) v")
         precondition(client.ask(index % 2 == 0 ? up : down).hasPrefix(":"))
       }
       client.end()
     }
-    let client = try Client(port: port)
+    let client = try BlockingClient(port: port)
     #expect(client.ask("PING") == "+PONG\r\n")
     client.end()
   }
@@ -213,7 +171,7 @@ private struct Client {
     let server = Server(settings: settings)
     try server.start()
     defer { server.stop() }
-    let clients = try (0..<9).map { _ in try Client(port: server.port ?? 0) }
+    let clients = try (0..<9).map { _ in try BlockingClient(port: server.port ?? 0) }
     for (index, client) in clients.enumerated() {
       #expect(client.ask("CLIENT SETNAME c\(index)") == "+OK\r\n")
     }

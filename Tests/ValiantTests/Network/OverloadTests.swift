@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Valiant
@@ -28,6 +29,20 @@ import Testing
     }
     #expect((output.max() ?? 0) > 1 << 20, "back-pressure is at work")
     #expect((output.max() ?? 0) < 3 << 20, "output is bounded")
+  }
+
+  @Test("what a client sent before it reset the connection is carried out") func reset() throws {
+    let server = TestServer()
+    let listening = try Socket.listen(host: "127.0.0.1", port: 0, backlog: 8)[0]
+    defer { close(listening.descriptor) }
+    let client = try BlockingClient(port: listening.port)
+    server.worker.adopt(Socket.accept(listening.descriptor), isUnix: false)
+    server.turn()
+    client.write("CLIENT REPLY OFF\r\nSET first 1\r\nSET second 2\r\n")
+    client.reset()
+    server.turn(3)
+    #expect(server.worker.loop.connectionCount == 0)
+    #expect(server.send("EXISTS first second") == ":2\r\n")
   }
 
   @Test("when it reads again, every answer comes, in order") func readsAgain() {
