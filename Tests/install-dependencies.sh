@@ -3,7 +3,7 @@
 # is not among them: Debian 12 has none.
 set -eu
 
-packages='libuv1-dev pkg-config redis-server redis-tools netcat-openbsd valgrind python3 python3-venv'
+packages='libuv1-dev pkg-config redis-server redis-tools netcat-openbsd iproute2 valgrind python3 python3-venv'
 
 fail() {
   printf 'Cannot install the missing Debian packages: %s\nPlease install them by hand:%s\n' "$1" "$missing" >&2
