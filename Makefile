@@ -5,21 +5,24 @@ BINARY = .build/release/valiant
 ARGS   =
 
 .NOTPARALLEL:
-.PHONY: help run deps build test unit lint smoke clients sanitize thread address fuzz fuzz-short bench clean
+.PHONY: help run deps build test unit lint smoke clients sanitize thread address fuzz fuzz-short bench version deb \
+  deb-test clean
 
 help: ## Print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 20
 
-run: deps build ## Install what is missing, build, and serve on port 4200 (ARGS: the server's flags)
+run: ## Install what is missing, build, and serve on port 4200 (ARGS: the server's flags)
+	@Tests/install-dependencies.sh build
+	@$(MAKE) --no-print-directory build
 	exec $(BINARY) $(ARGS)
 
-deps: ## Install the Debian packages which are missing
-	@Tests/install-dependencies.sh
+deps: ## Install the Debian packages which are missing for everything here
+	@Tests/install-dependencies.sh build test package
 
 build: ## Build the server, .build/release/valiant
 	swift build -c release --static-swift-stdlib --product valiant
 
-test: deps lint build smoke clients unit sanitize fuzz-short ## Everything that CI checks
+test: deps lint build smoke clients unit sanitize fuzz-short deb-test ## Everything that CI checks
 
 unit: build ## Run the Swift tests
 	swift test --disable-xctest
@@ -50,5 +53,16 @@ fuzz-short:
 bench: build ## Compare with redis-server on this machine (ARGS: see Benchmarks/bench.py --help)
 	python3 Benchmarks/bench.py $(ARGS)
 
+version: ## Take the version from debian/changelog, where it is decided
+	sed -i "s/\(static let valiant = \)\".*\"/\1\"$$(sed -n '1s/.*(\(.*\)-.*/\1/p' debian/changelog)\"/" \
+	  Sources/Valiant/Support/Version.swift
+
+deb: ## Build the Debian package, .build-deb/valiant_*.deb
+	@Tests/install-dependencies.sh build package
+	Tests/package/build.sh
+
+deb-test: deb ## Check the package: lintian, twice the same, and the service in a throw-away Debian with systemd
+	Tests/package/run.sh
+
 clean: ## Remove everything that was built
-	rm -rf .build .build-thread .build-address .build-fuzz .build-python
+	rm -rf .build .build-thread .build-address .build-fuzz .build-python .build-deb

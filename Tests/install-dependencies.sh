@@ -1,9 +1,17 @@
 #!/bin/bash
-# Installs the Debian packages that building and testing Valiant need, those that are missing only. The Swift toolchain
-# is not among them: Debian 12 has none.
+# install-dependencies.sh PURPOSE...: installs the Debian packages which that needs, those that are missing only.
+# Purposes: build, test, package. The Swift toolchain is not among them: Debian 12 has none.
 set -eu
 
-packages='libuv1-dev pkg-config redis-server redis-tools netcat-openbsd iproute2 valgrind python3 python3-venv'
+packages=
+for purpose in "$@"; do
+  case $purpose in
+    build) packages="$packages libuv1-dev pkg-config" ;;
+    test) packages="$packages redis-server redis-tools netcat-openbsd iproute2 valgrind python3 python3-venv" ;;
+    package) packages="$packages bash-completion debhelper dpkg-dev lintian piuparts systemd-container debootstrap" ;;
+    *) printf 'unknown purpose: %s\n' "$purpose" >&2; exit 2 ;;
+  esac
+done
 
 fail() {
   printf 'Cannot install the missing Debian packages: %s\nPlease install them by hand:%s\n' "$1" "$missing" >&2

@@ -79,10 +79,19 @@ public func run(arguments: [String]) -> Int32 {
   unblockSignals()
   let server = Server(settings: settings)
   server.setConfigurationFile(invocation.file ?? "")
+  let manager = ServiceManager()
   do throws(Server.StartFailure) {
-    try server.start(inherited: Socket.inherited()) { worker in
+    try server.start(under: manager) { worker in
       let reload = Reload(server: server, invocation: invocation, loaded: settings)
-      worker.onSignal(SIGHUP) { reload.run() }
+      worker.onSignal(SIGHUP) {
+        manager.reloading()
+        reload.run()
+        manager.ready(status: server.statusText)
+      }
+      if manager.isPresent {
+        let supervision = Supervision(server: server, manager: manager)
+        worker.every(milliseconds: supervision.interval) { supervision.report() }
+      }
       for (number, name) in [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT")] {
         worker.onSignal(number) {
           server.log.notice("shutting down: \(name)")
@@ -98,6 +107,7 @@ public func run(arguments: [String]) -> Int32 {
   server.log.notice(
     "Valiant \(Version.valiant) ready on \(server.addresses.joined(separator: ", ")) with \(threads) \(threads == 1 ? "thread" : "threads")"
   )
+  manager.ready(status: server.statusText)
   server.waitUntilStopped()
   server.log.notice("stopped")
   return ExitStatus.stopped
@@ -111,14 +121,11 @@ private func unblockSignals() {
   unsafe sigprocmask(SIG_UNBLOCK, &signals, nil)
 }
 
-/// What documentation is made from, by its name.
+/// A piece of documentation, by its name.
 private func documentation(_ what: String) throws(StartError) -> String {
-  switch what {
-  case "commands": return CommandDocs.table
-  case "settings": return Invocation.settingsTable
-  case "config": return Invocation.defaultFile
-  default: throw StartError("--print needs 'commands', 'settings' or 'config'")
-  }
+  if what == "commands" { return CommandDocs.table }
+  if let text = Manual.text(what) { return text }
+  throw StartError("--print needs one of \(Manual.names.joined(separator: ", "))")
 }
 
 /// SIGHUP: reads the configuration again and applies what has changed in it.

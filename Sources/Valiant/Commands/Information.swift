@@ -127,9 +127,7 @@ struct Information {
   }
 
   private var statisticsFields: [Field] {
-    let expired = (0..<Store.databaseCount).reduce(0) {
-      $0 + server.store.census(database: $1).expired
-    }
+    let expired = server.store.census().expired
     return [
       ("total_connections_received", "\(sum { $0.connectionsReceived.value })"),
       ("total_commands_processed", "\(sum { $0.commandsProcessed.value })"),
@@ -201,7 +199,7 @@ struct Information {
 
   private var keyspaceFields: [Field] {
     (0..<Store.databaseCount).compactMap { database in
-      let census = server.store.census(database: database)
+      let census = server.store.census(databases: database...database)
       guard census.keys > 0 else { return nil }
       return ("db\(database)", "keys=\(census.keys),expires=\(census.expiring),avg_ttl=0")
     }

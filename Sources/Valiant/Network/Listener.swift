@@ -90,6 +90,6 @@ final class Listener {
     retry = nil
     handle.close()
     Glibc.close(socket.descriptor)
-    if socket.isUnix, !socket.isInherited { unsafe unlink(socket.address) }
+    if socket.isUnix, socket.keeper == .nobody { unsafe unlink(socket.address) }
   }
 }

@@ -11,14 +11,26 @@ enum Socket {
     /// The TCP port, 0 for a unix socket.
     var port: Int
     var isUnix: Bool
-    /// Given to us by systemd, so that it lives on when we end.
-    var isInherited = false
+    var keeper = Keeper.nobody
+  }
+
+  /// Who else has a listening socket open, so that it lives on when we end.
+  enum Keeper: Sendable {
+    case nobody
+    /// systemd, which was given it to keep until we start again.
+    case store
+    /// A socket unit of systemd.
+    case unit
   }
 
   /// Listens on `host`, a name or an IPv4 or IPv6 address; `*` is every IPv4, `::` every IPv6 one.
   ///
-  /// - Parameter port: 0...65535; 0 lets the system choose.
-  static func listen(host: String, port: Int, backlog: Int) throws(NetworkError) -> [Listening] {
+  /// - Parameters:
+  ///   - port: 0...65535; 0 lets the system choose.
+  ///   - kept: Sockets of a former life, from which those that listen there already are taken.
+  static func listen(
+    host: String, port: Int, backlog: Int, reusing kept: inout [Listening]
+  ) throws(NetworkError) -> [Listening] {
     let place = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
     var hints = unsafe addrinfo()
     unsafe hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV
@@ -35,7 +47,7 @@ enum Socket {
     var next: UnsafeMutablePointer<addrinfo>? = unsafe first
     while let info = unsafe next {
       do throws(NetworkError) {
-        sockets.append(try unsafe listen(info.pointee, backlog, "listen on \(place)"))
+        sockets.append(try unsafe listen(info.pointee, backlog, "listen on \(place)", &kept))
       } catch {
         for socket in sockets { close(socket.descriptor) }
         throw error
@@ -46,8 +58,13 @@ enum Socket {
   }
 
   @unsafe private static func listen(
-    _ info: addrinfo, _ backlog: Int, _ attempt: String
+    _ info: addrinfo, _ backlog: Int, _ attempt: String, _ kept: inout [Listening]
   ) throws(NetworkError) -> Listening {
+    if let address = unsafe info.ai_addr,
+      let old = take(unsafe text(address, info.ai_addrlen).text, backlog, from: &kept)
+    {
+      return old
+    }
     let type = unsafe info.ai_socktype | openFlags
     let descriptor = unsafe socket(info.ai_family, type, info.ai_protocol)
     guard descriptor >= 0 else { throw NetworkError(attempt: attempt, code: errno) }
@@ -66,13 +83,35 @@ enum Socket {
     return describe(descriptor)
   }
 
+  /// Takes the socket that listens at `address` out of `kept`.
+  private static func take(
+    _ address: String, _ backlog: Int, from kept: inout [Listening]
+  ) -> Listening? {
+    guard let index = kept.firstIndex(where: { $0.address == address }) else { return nil }
+    let socket = kept.remove(at: index)
+    // Once more, for the length of the queue may have been changed.
+    Glibc.listen(socket.descriptor, Int32(clamping: backlog))
+    return socket
+  }
+
   /// Listens on a unix socket, replacing a stale one that nobody listens on.
   ///
-  /// - Parameter permissions: Of the socket's file, such as 0o700; 0 leaves them to the umask.
+  /// - Parameters:
+  ///   - permissions: Of the socket's file, such as 0o700; 0 leaves them to the umask.
+  ///   - kept: Sockets of a former life; the one that listens there already is taken.
   static func listen(
-    path: String, permissions: Int, backlog: Int
+    path: String, permissions: Int, backlog: Int, reusing kept: inout [Listening]
   ) throws(NetworkError) -> Listening {
     let attempt = "listen on \(path)"
+    // Without its file nobody reaches it any more.
+    if isSocket(path), let old = take(path, backlog, from: &kept) {
+      if permissions != 0, unsafe chmod(path, mode_t(permissions)) != 0 {
+        let code = errno
+        close(old.descriptor)
+        throw NetworkError(attempt: attempt, code: code)
+      }
+      return old
+    }
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     let bytes = Array(path.utf8)
@@ -111,21 +150,27 @@ enum Socket {
   ///
   /// Takes the variables out of the environment, so that no child believes them. Source:
   /// sd_listen_fds(3).
-  static func inherited() -> [Listening] {
+  ///
+  /// - Parameter storedName: The name under which this program had systemd keep its own sockets.
+  static func inherited(storedName: String) -> [Listening] {
     guard environment("LISTEN_PID") == String(getpid()),
       let text = environment("LISTEN_FDS"), let count = Int32(text),
       (1...inheritedMax).contains(count)
     else { return [] }
+    let names = (environment("LISTEN_FDNAMES") ?? "").split(
+      separator: ":", omittingEmptySubsequences: false)
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsafe unsetenv(name) }
-    return (3..<3 + count).compactMap { descriptor in
+    return (0..<count).compactMap { index in
+      let descriptor = index + 3
+      _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
       var isListening: Int32 = 0
       var length = socklen_t(MemoryLayout<Int32>.size)
       let result = unsafe getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &length)
       guard result == 0, isListening == 1 else { return nil }
-      _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
       _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
       var socket = describe(descriptor)
-      socket.isInherited = true
+      let isStored = names.indices.contains(Int(index)) && names[Int(index)] == storedName
+      socket.keeper = isStored ? .store : .unit
       return socket
     }
   }
@@ -139,6 +184,50 @@ enum Socket {
   }
 
   private static let openFlags = Int32(SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
+
+  // MARK: Datagrams
+
+  /// Sends `text` as one datagram to a unix socket. What cannot be sent is lost.
+  ///
+  /// - Parameters:
+  ///   - descriptor: Goes along, so that the receiver has it open too.
+  ///   - path: Of the socket; that of an abstract one begins with `@`.
+  ///   - waits: Whether to wait when the receiver is slow; an event loop must not.
+  static func sendDatagram(_ text: String, descriptor: Int32?, to path: String, waits: Bool) {
+    let channel = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+    guard channel >= 0 else { return }
+    defer { close(channel) }
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    var name = Array(path.utf8)
+    guard name.count < MemoryLayout.size(ofValue: address.sun_path) else { return }
+    if name.first == UInt8(ascii: "@") { name[0] = 0 }
+    unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: name) }
+    var bytes = Array(text.utf8)
+    // A control message as cmsg(3) lays it out on 64-bit machines: length, level, type, descriptor.
+    var control: [Int32] = [20, 0, SOL_SOCKET, Int32(SCM_RIGHTS), descriptor ?? -1, 0]
+    // SAFETY: all that the message points to stays in place until sendmsg has returned.
+    unsafe withUnsafeMutablePointer(to: &address) { address in
+      unsafe bytes.withUnsafeMutableBytes { bytes in
+        unsafe control.withUnsafeMutableBytes { control in
+          var part = unsafe iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+          unsafe withUnsafeMutablePointer(to: &part) { part in
+            var message = unsafe msghdr()
+            unsafe message.msg_name = UnsafeMutableRawPointer(address)
+            unsafe message.msg_namelen = socklen_t(MemoryLayout<sa_family_t>.size + name.count)
+            unsafe message.msg_iov = part
+            unsafe message.msg_iovlen = 1
+            if descriptor != nil {
+              unsafe message.msg_control = control.baseAddress
+              unsafe message.msg_controllen = control.count
+            }
+            let flags = Int32(MSG_NOSIGNAL) | (waits ? 0 : Int32(MSG_DONTWAIT))
+            unsafe _ = sendmsg(channel, &message, flags)
+          }
+        }
+      }
+    }
+  }
 
   // MARK: Accepted sockets
 
@@ -218,25 +307,31 @@ enum Socket {
     return unsafe withUnsafeMutablePointer(to: &storage) { storage in
       unsafe storage.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
         guard unsafe call(descriptor, address, &length) == 0 else { return Address(text: "?:0") }
-        if unsafe address.pointee.sa_family == sa_family_t(AF_UNIX) {
-          let path = unsafe UnsafeRawPointer(address) + 2
-          let text =
-            length > 2 ? unsafe String(cString: path.assumingMemoryBound(to: CChar.self)) : ""
-          return Address(text: text, isUnix: true, isLoopback: true)
-        }
-        var host = [CChar](repeating: 0, count: Int(hostLengthMax))
-        var service = [CChar](repeating: 0, count: Int(serviceLengthMax))
-        let result = unsafe getnameinfo(
-          address, length, &host, socklen_t(host.count), &service, socklen_t(service.count),
-          NI_NUMERICHOST | NI_NUMERICSERV)
-        guard result == 0 else { return Address(text: "?:0") }
-        let (name, port) = (text(host), text(service))
-        let isLoopback = name.hasPrefix("127.") || name == "::1" || name.hasPrefix("::ffff:127.")
-        return Address(
-          text: name.contains(":") ? "[\(name)]:\(port)" : "\(name):\(port)",
-          port: Int(port) ?? 0, isLoopback: isLoopback)
+        return unsafe text(address, length)
       }
     }
+  }
+
+  @unsafe private static func text(
+    _ address: UnsafePointer<sockaddr>, _ length: socklen_t
+  ) -> Address {
+    if unsafe address.pointee.sa_family == sa_family_t(AF_UNIX) {
+      let path = unsafe UnsafeRawPointer(address) + 2
+      let text =
+        length > 2 ? unsafe String(cString: path.assumingMemoryBound(to: CChar.self)) : ""
+      return Address(text: text, isUnix: true, isLoopback: true)
+    }
+    var host = [CChar](repeating: 0, count: Int(hostLengthMax))
+    var service = [CChar](repeating: 0, count: Int(serviceLengthMax))
+    let result = unsafe getnameinfo(
+      address, length, &host, socklen_t(host.count), &service, socklen_t(service.count),
+      NI_NUMERICHOST | NI_NUMERICSERV)
+    guard result == 0 else { return Address(text: "?:0") }
+    let (name, port) = (text(host), text(service))
+    let isLoopback = name.hasPrefix("127.") || name == "::1" || name.hasPrefix("::ffff:127.")
+    return Address(
+      text: name.contains(":") ? "[\(name)]:\(port)" : "\(name):\(port)",
+      port: Int(port) ?? 0, isLoopback: isLoopback)
   }
 
   private static func text(_ characters: [CChar]) -> String {

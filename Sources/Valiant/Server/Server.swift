@@ -25,7 +25,6 @@ public final class Server: Sendable {
   private let makeReader: MakeReader
   private let state: Guarded<State>
   private let loads: Guarded<[Int]>
-  private let onShutdown: Guarded<(@Sendable () -> Void)?>
 
   /// Makes what a worker does with bytes from its clients; the layer above knows commands.
   typealias MakeReader = @Sendable (Server, Worker) -> (Connection, Bytes) -> Int
@@ -41,6 +40,7 @@ public final class Server: Sendable {
     var keptAlive: Server?
     var startedAt = 0
     var configurationFile = ""
+    var manager: ServiceManager?
     var operationsPerSecond = 0
     var lastSample = (operations: 0, milliseconds: 0)
   }
@@ -67,7 +67,6 @@ public final class Server: Sendable {
     log = Log(level: settings.logLevel, isEnabled: settings.logsToStandardError)
     state = Guarded(State(settings: settings))
     loads = Guarded([])
-    onShutdown = Guarded(nil)
   }
 
   // MARK: Starting and stopping
@@ -77,7 +76,7 @@ public final class Server: Sendable {
   /// - Throws: `StartFailure` when an address is taken or the system refuses something; then
   ///   nothing is left running.
   public func start() throws(StartFailure) {
-    try start(inherited: [], prepare: { _ in })
+    try start(under: nil, prepare: { _ in })
   }
 
   /// Stops accepting, answers for about 100 ms what still arrives, closes all connections and
@@ -101,22 +100,22 @@ public final class Server: Sendable {
   }
 
   /// - Parameters:
-  ///   - inherited: Listening sockets to use instead of the settings' addresses.
+  ///   - manager: What started the program: it may have sockets for us, and keeps ours.
   ///   - prepare: Is called with the first worker before its thread runs, to add signals.
   func start(
-    inherited: [Socket.Listening], prepare: (Worker) -> Void
+    under manager: ServiceManager?, prepare: (Worker) -> Void
   ) throws(StartFailure) {
     let isFirst = state.withLock { state in
       guard state.phase == .stopped else { return false }
       state.phase = .starting
       state.isStopWanted = false
+      state.manager = manager
       return true
     }
     guard isFirst else { throw StartFailure(description: "the server is already running") }
     let failure: NetworkError? = threads.withLock { running in
       do throws(NetworkError) {
-        let sockets = inherited.isEmpty ? try listen(settings) : inherited
-        running = try startWorkers(sockets, prepare)
+        running = try startWorkers(try listen(settings, under: manager), prepare)
         return nil
       } catch {
         return error
@@ -134,7 +133,29 @@ public final class Server: Sendable {
     if isStopWanted { requestStop() }
   }
 
-  private func listen(_ settings: Settings) throws(NetworkError) -> [Socket.Listening] {
+  /// Listens where the settings say, or where a socket unit does.
+  ///
+  /// Sockets of a former life that systemd kept are used as they are, so that clients who connected
+  /// meanwhile are served; what the settings no longer name is closed.
+  private func listen(
+    _ settings: Settings, under manager: ServiceManager?
+  ) throws(NetworkError) -> [Socket.Listening] {
+    guard let manager else {
+      var none: [Socket.Listening] = []
+      return try listen(settings, reusing: &none)
+    }
+    var kept = manager.storedSockets
+    let sockets =
+      manager.activatedSockets.isEmpty
+      ? try listen(settings, reusing: &kept) : manager.activatedSockets
+    for socket in kept { close(socket.descriptor) }
+    if kept.isEmpty, !sockets.contains(where: { $0.keeper == .nobody }) { return sockets }
+    return manager.keep(sockets)
+  }
+
+  private func listen(
+    _ settings: Settings, reusing kept: inout [Socket.Listening]
+  ) throws(NetworkError) -> [Socket.Listening] {
     var sockets: [Socket.Listening] = []
     do throws(NetworkError) {
       for word in settings.bind {
@@ -143,7 +164,8 @@ public final class Server: Sendable {
         // A port chosen by the system for the first address serves for the others as well.
         let port = settings.port == 0 ? sockets.first?.port ?? 0 : settings.port
         do throws(NetworkError) {
-          sockets += try Socket.listen(host: host, port: port, backlog: settings.backlog)
+          sockets += try Socket.listen(
+            host: host, port: port, backlog: settings.backlog, reusing: &kept)
         } catch {
           let isMissing = [EADDRNOTAVAIL, EAFNOSUPPORT].contains(error.code)
           // Somebody else may have that free port at the other address.
@@ -155,7 +177,7 @@ public final class Server: Sendable {
         sockets.append(
           try Socket.listen(
             path: settings.unixSocket, permissions: settings.unixSocketPermissions,
-            backlog: settings.backlog))
+            backlog: settings.backlog, reusing: &kept))
       }
       guard !sockets.isEmpty else {
         throw NetworkError(
@@ -284,12 +306,13 @@ public final class Server: Sendable {
 
   /// Begins to stop; returns at once. May be repeated, and called by the server's own threads.
   func requestStop() {
-    let workers = state.withLock { state in
+    let (workers, manager) = state.withLock { state -> ([Worker], ServiceManager?) in
       if state.phase == .starting { state.isStopWanted = true }
-      guard state.phase == .running else { return [Worker]() }
+      guard state.phase == .running else { return ([], nil) }
       state.phase = .stopping
-      return state.workers
+      return (state.workers, state.manager)
     }
+    manager?.stopping()
     // Connections that the first worker accepts meanwhile are handed on before `drain` comes.
     workers.first?.post { first in
       first.closeListeners()

@@ -12,8 +12,8 @@ final class Worker: @unchecked Sendable {
   unowned let server: Server
   /// This loop's copy of the settings, renewed by a message when they change.
   private(set) var settings: Settings
-  private var timer: Timer?
-  private var ticks = 0
+  private var timers: [Timer] = []
+  private let ticks = Counter()
   private var listeners: [Listener] = []
   private var signals: [Signal] = []
   private var sweep = ExpirySweep()
@@ -39,10 +39,18 @@ final class Worker: @unchecked Sendable {
   func prepare(onRead: @escaping (Connection, Bytes) -> Int) {
     loop.setHandlers(
       EventLoop.Handlers(onRead: onRead, onClose: { [unowned self] in self.didClose($0) }))
-    timer = Timer(on: loop, every: Self.tickMilliseconds) { [unowned self] in self.tick() }
+    every(milliseconds: Self.tickMilliseconds) { [unowned self] in self.tick() }
+  }
+
+  /// Calls `action` on this worker's thread until it ends. On that thread, or before it runs.
+  func every(milliseconds: Int, _ action: @escaping () -> Void) {
+    timers.append(Timer(on: loop, every: milliseconds, action))
   }
 
   // MARK: For any thread
+
+  /// Grows as long as the loop turns.
+  var turns: Int { ticks.value }
 
   /// Has `message` run on this worker's thread.
   ///
@@ -161,12 +169,12 @@ final class Worker: @unchecked Sendable {
   // MARK: Every tenth of a second
 
   private func tick() {
-    ticks += 1
+    ticks.add()
     publishTraffic()
     if loop.lingeringCount > 0 {
       loop.forEachConnection { $0.closeIfLingering(ticks: Self.lingerTicks) }
     }
-    if ticks % Self.ticksPerSecond == 0 {
+    if ticks.value % Self.ticksPerSecond == 0 {
       closeSilentClients()
       if index == 0 { server.sampleRates() }
     }
@@ -269,8 +277,8 @@ final class Worker: @unchecked Sendable {
 
   private func endLoop() {
     publishTraffic()
-    timer?.close()
-    timer = nil
+    for timer in timers { timer.close() }
+    timers = []
     for signal in signals { signal.close() }
     signals = []
     closeListeners()

@@ -3,7 +3,7 @@ enum CommandLineRequest {
   case serve(Invocation)
   case help
   case version
-  /// `commands`, `settings` or `config`: what documentation is made from.
+  /// One of `Manual.pages` or another piece of documentation, by its name.
   case print(String)
 }
 
@@ -19,6 +19,7 @@ struct Invocation: Sendable {
   func settings() throws(StartError) -> Settings {
     var settings = Settings()
     settings.logsToStandardError = true
+    try Credentials.read(into: &settings)
     if let file { try SettingsFile.read(file, into: &settings) }
     for flag in flags {
       do throws(SettingError) {
@@ -27,7 +28,16 @@ struct Invocation: Sendable {
         throw StartError("--\(flag.setting.name) '\(flag.value)': \(error)")
       }
     }
+    settings.unixSocket = Self.absolute(settings.unixSocket)
     return settings
+  }
+
+  /// A relative path of a socket means systemd's folder for such things, if it gave us one.
+  private static func absolute(_ path: String) -> String {
+    guard !path.isEmpty, !path.hasPrefix("/"),
+      let folder = environment("RUNTIME_DIRECTORY")?.split(separator: ":").first
+    else { return path }
+    return "\(folder)/\(path)"
   }
 
   /// Reads the program's arguments.
@@ -96,35 +106,13 @@ struct Invocation: Sendable {
     lines += [
       "",
       "  --help, --version",
-      "  --print commands|settings|config",
-      "        Print the README's tables, or a configuration file with all defaults.",
+      "  --print \(Manual.names.joined(separator: "|"))",
+      "        Print a configuration file with all defaults, or a piece of the documentation.",
       "",
       "Exit status: 0 after SIGTERM, SIGINT or SHUTDOWN; 1 when an address is taken or the system",
       "refuses; 2 for a mistake in flags or configuration.",
       "",
     ]
     return lines.joined(separator: "\n")
-  }
-
-  /// A configuration file that says what holds without one.
-  static var defaultFile: String {
-    let defaults = Settings()
-    return Setting.all.map { setting in
-      let value = setting.text(in: defaults)
-      return "# \(setting.summary)\n# \(setting.name) \(value.isEmpty ? "\"\"" : value)\n"
-    }.joined(separator: "\n")
-  }
-
-  /// The README's table of settings.
-  static var settingsTable: String {
-    let defaults = Settings()
-    let rows = Setting.all.map { setting in
-      let value = setting.text(in: defaults)
-      let change = setting.change == .anyTime ? "any time" : "at start"
-      return
-        "| `\(setting.name)` | `\(value.isEmpty ? "\"\"" : value)` | \(change) | \(setting.summary) |"
-    }
-    return "| setting | default | change | meaning |\n|---|---|---|---|\n"
-      + rows.joined(separator: "\n") + "\n"
   }
 }

@@ -56,7 +56,8 @@ struct Setting: Sendable {
       summary: "TCP port; 0 lets the system choose a free one."),
     Setting(
       "unixsocket", .text(\.unixSocket), change: .atStart,
-      summary: "Path of a unix socket to listen on as well."),
+      summary:
+        "Path of a unix socket to listen on as well; a relative one lies in `$RUNTIME_DIRECTORY`."),
     Setting(
       "unixsocketperm", .permissions(\.unixSocketPermissions), change: .atStart,
       summary: "Permissions of the unix socket in octal; 0 leaves them to the umask."),
@@ -113,6 +114,28 @@ struct Setting: Sendable {
   }
 
   // MARK: Values as text
+
+  /// What kind of value it takes, in words.
+  var valueText: String {
+    switch kind {
+    case .integer(_, let range): "a number from \(range.lowerBound) to \(range.upperBound)"
+    case .bytes(_, let range):
+      "bytes, with k, kb, m, mb, g or gb behind them, from \(range.lowerBound) to \(range.upperBound)"
+    case .permissions: "octal digits from 0 to 777"
+    case .flag: "yes or no"
+    case .text: "text"
+    case .words: "words"
+    case .logLevel: "one of \(LogLevel.allCases.map(\.name).joined(separator: ", "))"
+    case .outputLimit: "CLASS HARD SOFT SECONDS"
+    case .fixed(let only): "always \(only.isEmpty ? "\"\"" : only)"
+    }
+  }
+
+  /// The value that holds when nobody says anything, as it is written in the configuration file.
+  var defaultText: String {
+    let text = text(in: Settings())
+    return text.isEmpty ? "\"\"" : text
+  }
 
   /// The value as CONFIG GET gives it.
   func text(in settings: Settings) -> String {

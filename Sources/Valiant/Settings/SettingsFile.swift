@@ -71,7 +71,8 @@ enum SettingsFile {
     return words
   }
 
-  private static func contents(of path: String) throws(StartError) -> String {
+  /// The whole text of a file.
+  static func contents(of path: String) throws(StartError) -> String {
     let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else {
       throw StartError("cannot read \(path): \(systemErrorText(errno))")

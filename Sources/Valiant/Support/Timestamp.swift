@@ -18,7 +18,8 @@ enum Clock {
   static var wallNanoseconds: Int { read(CLOCK_REALTIME) }
   static var wallMicroseconds: Int { wallNanoseconds / 1000 }
   /// Since some moment in the past; never jumps.
-  static var steadyMilliseconds: Int { read(CLOCK_MONOTONIC) / 1_000_000 }
+  static var steadyMilliseconds: Int { steadyMicroseconds / 1000 }
+  static var steadyMicroseconds: Int { read(CLOCK_MONOTONIC) / 1000 }
 
   @inline(__always)
   private static func read(_ clock: clockid_t) -> Int {

@@ -13,7 +13,7 @@ import Testing
     #expect(
       readme.contains(CommandDocs.table), "refresh it with: valiant --print commands")
     #expect(
-      readme.contains(Invocation.settingsTable), "refresh it with: valiant --print settings")
+      readme.contains(Manual.settingsTable), "refresh it with: valiant --print settings")
   }
 
   @Test("every command says what it does, and its arity fits its syntax") func commands() {

@@ -33,7 +33,8 @@ import Testing
 
   @Test("what a client sent before it reset the connection is carried out") func reset() throws {
     let server = TestServer()
-    let listening = try Socket.listen(host: "127.0.0.1", port: 0, backlog: 8)[0]
+    var none: [Socket.Listening] = []
+    let listening = try Socket.listen(host: "127.0.0.1", port: 0, backlog: 8, reusing: &none)[0]
     defer { close(listening.descriptor) }
     let client = try BlockingClient(port: listening.port)
     server.worker.adopt(Socket.accept(listening.descriptor), isUnix: false)
