@@ -51,16 +51,18 @@ finish() {
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }
 
+exec 9>&1 # a script may end while a connection is its standard output
 at_exit() {
   local status=$?
   if [ -n "$server" ]; then kill -KILL "$server" 2>"$scratch/kill" || :; fi
   rm -rf "$scratch"
   if [ -z "$finished" ]; then
-    printf 'not ok - %s ended early, with status %d\n' "${0##*/}" "$status"
+    printf 'not ok - %s ended early, in line %d, with status %d\n' "${0##*/}" "$1" "$status" >&9
     exit 1
   fi
 }
-trap at_exit EXIT
+trap 'at_exit $LINENO' EXIT
+trap : PIPE # who writes to a connection that was closed gets an error, with its line, and not a signal
 
 # ---- Talking to the server at $HOST and $PORT ----------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ stays() { same "$1" "$3(still open)" "$(printf '%b' "$2" | patient 0.3)"; }
 # HOST and PORT from its line `ready on 127.0.0.1:4200, [::1]:4200`.
 start() {
   log=$(mktemp "$scratch/log.XXXXXX")
-  "$@" 2>"$log" >"$scratch/stdout" </dev/null &
+  "$@" 2>"$log" >"$scratch/stdout" </dev/null 9>&- &
   server=$!
   local tries=200
   until grep -q 'ready on ' "$log"; do
