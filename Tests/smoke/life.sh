@@ -318,28 +318,7 @@ fi
 
 # ---- systemd -------------------------------------------------------------------------------------------------------
 
-# Becomes the server with a listening socket as descriptor 3, as systemd does; its port is written to the file `port`.
-cat >activate.py <<'PYTHON'
-import os, socket, sys
-listener = socket.socket()
-listener.bind(("127.0.0.1", 0))
-listener.listen(64)
-with open("port", "w") as file:
-    file.write(str(listener.getsockname()[1]))
-inherited = os.dup(listener.fileno())
-os.dup2(inherited, 3)
-os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-os.execv(sys.argv[1], sys.argv[1:])
-PYTHON
-if [ -n "$(command -v python3)" ]; then
-  start "$(command -v python3)" activate.py "$binary" --threads 2
-  same 'LISTEN_FDS: the inherited socket is where it listens' "$(cat port)" "$PORT"
-  same 'LISTEN_FDS: and nowhere else' '' "$(address_of '\[::1\]')"
-  for _ in 1 2 3 4; do same 'LISTEN_FDS: answers' PONG "$(cli PING)"; done
-  ends 'LISTEN_FDS: SIGTERM'
-else
-  skip 'LISTEN_FDS: there is no python3'
-fi
+# More of it is in systemd.py.
 start env LISTEN_FDS=1 LISTEN_PID=1 "$binary" --port 0
 same 'LISTEN_FDS for another process is ignored' PONG "$(cli PING)"
 stop

@@ -1,5 +1,6 @@
 #!/bin/bash
-# run.sh BINARY: all smoke tests: those which take a host and a port against a server started here, then life.sh.
+# run.sh BINARY: all smoke tests: those which take a host and a port against a server started here, then those which
+# start servers of their own, life.sh and systemd.py.
 # Its last line is `N passed, N failed`.
 set -eu
 binary=$(realpath "$1")
@@ -28,6 +29,7 @@ for script in inline.sh commands.sh pipeline.sh benchmark.sh; do
   if [ "$status" -ne 0 ]; then tail -n 20 "$log"; fi
 done
 try life.sh "$binary"
+try systemd.py "$binary"
 
 finished=yes
 printf '\n%d passed, %d failed\n' "$passed" "$failed"

@@ -89,7 +89,6 @@ final class Listener {
     retry?.close()
     retry = nil
     handle.close()
-    Glibc.close(socket.descriptor)
-    if socket.isUnix, socket.keeper == .nobody { unsafe unlink(socket.address) }
+    if socket.keeper == .nobody { socket.discard() } else { Glibc.close(socket.descriptor) }
   }
 }

@@ -12,6 +12,12 @@ enum Socket {
     var port: Int
     var isUnix: Bool
     var keeper = Keeper.nobody
+
+    /// Closes it for good: nobody will listen there any more.
+    func discard() {
+      close(descriptor)
+      if isUnix { unsafe unlink(address) }
+    }
   }
 
   /// Who else has a listening socket open, so that it lives on when we end.

@@ -148,7 +148,7 @@ public final class Server: Sendable {
     let sockets =
       manager.activatedSockets.isEmpty
       ? try listen(settings, reusing: &kept) : manager.activatedSockets
-    for socket in kept { close(socket.descriptor) }
+    for socket in kept { socket.discard() }
     if kept.isEmpty, !sockets.contains(where: { $0.keeper == .nobody }) { return sockets }
     return manager.keep(sockets)
   }

@@ -32,6 +32,33 @@ import Testing
     }
   }
 
+  @Test("the version is that of debian/changelog") func version() throws {
+    let changelog = try String(
+      contentsOf: root.appendingPathComponent("debian/changelog"), encoding: .utf8)
+    #expect(
+      changelog.hasPrefix("valiant (\(Version.valiant)-"), "take it over with: make version")
+  }
+
+  @Test("manual pages and completion know every setting") func manual() throws {
+    let program = try #require(Manual.text("valiant.1"))
+    let file = try #require(Manual.text("valiant.conf.5"))
+    let completion = try #require(Manual.text("bash-completion"))
+    for setting in Setting.all {
+      let name = setting.name.split(separator: "-").joined(separator: "\\-")
+      #expect(program.contains("\\fB\\-\\-\(name)\\fR"), "\(name)")
+      #expect(file.contains("\\fB\(name)\\fR"), "\(name)")
+      #expect(completion.contains("--\(setting.name) "), "\(name)")
+    }
+    // Dashes that a reader would copy must not become typographic ones.
+    for page in [program, file] {
+      for line in page.split(separator: "\n") where line.hasPrefix("\\fB") {
+        #expect(!line.replacing("\\-", with: "").contains("--"), "\(line)")
+      }
+    }
+    for name in Manual.names where name != "commands" { #expect(Manual.text(name) != nil) }
+    #expect(Manual.text("nonsense") == nil)
+  }
+
   @Test("every setting says what it does") func settings() {
     for setting in Setting.all { #expect(setting.summary.hasSuffix("."), "\(setting.name)") }
   }
