@@ -8,7 +8,7 @@ for purpose in "$@"; do
   case $purpose in
     build) packages="$packages libuv1-dev pkg-config" ;;
     test) packages="$packages redis-server redis-tools netcat-openbsd iproute2 valgrind python3 python3-venv" ;;
-    package) packages="$packages bash-completion debhelper dpkg-dev lintian piuparts systemd-container debootstrap" ;;
+    package) packages="$packages bash-completion build-essential debhelper dpkg-dev lintian piuparts systemd-container debootstrap" ;;
     *) printf 'unknown purpose: %s\n' "$purpose" >&2; exit 2 ;;
   esac
 done
