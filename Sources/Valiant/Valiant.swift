@@ -83,14 +83,12 @@ public func run(arguments: [String]) -> Int32 {
   do throws(Server.StartFailure) {
     try server.start(under: manager) { worker in
       let reload = Reload(server: server, invocation: invocation, loaded: settings)
-      worker.onSignal(SIGHUP) {
-        manager.reloading()
-        reload.run()
-        manager.ready(status: server.statusText)
-      }
       if manager.isPresent {
         let supervision = Supervision(server: server, manager: manager)
         worker.every(milliseconds: supervision.interval) { supervision.report() }
+        worker.onSignal(SIGHUP) { supervision.reload { reload.run() } }
+      } else {
+        worker.onSignal(SIGHUP) { reload.run() }
       }
       for (number, name) in [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT")] {
         worker.onSignal(number) {
@@ -107,7 +105,7 @@ public func run(arguments: [String]) -> Int32 {
   server.log.notice(
     "Valiant \(Version.valiant) ready on \(server.addresses.joined(separator: ", ")) with \(threads) \(threads == 1 ? "thread" : "threads")"
   )
-  manager.ready(status: server.statusText)
+  manager.ready(status: server.statusText, waits: true)
   server.waitUntilStopped()
   server.log.notice("stopped")
   return ExitStatus.stopped

@@ -166,6 +166,13 @@ same 'so does another unix socket' PONG "$(timeout 10 redis-cli -s /run/valiant/
 PORT=4300
 lose_nothing 'restarts at the new port' restart_five_times
 forget_starts
+printf 'bind *\n' >>$conf
+systemctl restart valiant
+same 'every address instead of one of them, at the same port' PONG "$(cli PING)"
+sed -i '/^bind \*/d' $conf
+systemctl restart valiant
+same 'and the other way round' PONG "$(cli PING)"
+forget_starts
 sed -i '/^port 4300/d; /^unixsocket other/d; /^timeout 77/d' $conf
 systemctl restart valiant
 PORT=4200
@@ -211,6 +218,12 @@ systemctl enable --now valiant@two >out 2>&1
 same 'a second service' 'active PONG' "$(systemctl is-active valiant@two) $(timeout 10 redis-cli -p 4301 PING)"
 same 'has folders of its own' 'valiant PONG' \
   "$(stat -c %U /var/lib/valiant-two) $(timeout 10 redis-cli -s /run/valiant-two/valiant.sock PING)"
+printf 'of its own\n' >/etc/credstore/valiant-two.requirepass
+systemctl restart valiant@two
+same 'and a credential of its own' 'PONG PONG' \
+  "$(timeout 10 redis-cli -p 4301 --no-auth-warning -a 'of its own' PING) $(cli PING)"
+rm /etc/credstore/valiant-two.requirepass
+systemctl restart valiant@two
 old=$(pid valiant@two)
 apt-get install --yes --quiet --reinstall "$upgrade" >out 2>&1
 unlike 'an upgrade restarts it' "$old" "$(pid valiant@two)"
@@ -280,6 +293,8 @@ apt-get remove --yes --quiet valiant >out 2>&1
 same 'remove ends all services' '' "$(pgrep -x valiant || :)"
 same 'and keeps the data and the configuration' 'yes yes' \
   "$([ -e /var/lib/valiant/data ] && echo yes) $([ -e $conf ] && echo yes)"
+apt-get install --yes --quiet "$upgrade" >out 2>&1
+same 'installed again it runs again' 'active PONG' "$(systemctl is-active valiant || :) $(cli PING)"
 apt-get purge --yes --quiet valiant >out 2>&1
 left=$(find / -xdev \( -path /proc -o -path /sys -o -path /root -o -path /var/log -o -path /tmp \) -prune -o -name '*valiant*' -print |
   grep -v -e '^/var/lib/apt' -e '^/var/cache' -e '^/var/lib/dpkg/info' || :)

@@ -260,6 +260,17 @@ eventually 'a client above the hard limit is disconnected at once' 1 hog_is_gone
 exec 4>&-
 stop
 
+# A client that begins to read only after the first look at who does: it gets everything.
+start "$binary" --port 0 --threads 1
+printf '*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$1000000\r\n%01000000d\r\n' 7 | netcat >out
+connect 4
+printf 'GET big\r\n%.0s' {1..30} >&4
+sleep 1.3
+printf 'QUIT\r\n' >&4
+same 'a client that reads late gets everything' $((30 * 1000012 + 5)) "$(timeout 10 cat <&4 | wc -c)"
+exec 4>&-
+stop
+
 # Out of file descriptors: the limit is taken away under the running server, so that accept really fails.
 start "$binary" --port 0 --threads 1
 prlimit --pid "$server" --nofile=40:40

@@ -173,6 +173,36 @@ def main() -> None:
     check("what is kept is the new one alone", [item.getsockname()[1] for item in manager.store] == [other])
     end(pid)
 
+    # All addresses instead of one of them, at the same port; and a unix socket whose file was taken away.
+    stored = [("listen", item) for item in manager.store]
+    pid = start(["--port", str(other), "--bind", "*", "--unixsocket", "v.sock"], {"NOTIFY_SOCKET": manager.address}, stored)
+    check("a wider address at the same port", manager.wait("READY=1") is not None, Path("log").read_text())
+    check("answers", ask(other) == "+PONG")
+    end(pid)
+    os.remove("v.sock")
+    stored = [("listen", item) for item in manager.store]
+    pid = start(["--port", str(other), "--unixsocket", "v.sock"], {"NOTIFY_SOCKET": manager.address}, stored)
+    check("a narrower one", manager.wait("READY=1") is not None and ask(other) == "+PONG", Path("log").read_text())
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect("v.sock")
+        connection.sendall(b"PING\r\n")
+        check("a unix socket whose file was removed is made anew", connection.recv(100) == b"+PONG\r\n")
+    end(pid)
+    stored = [("listen", item) for item in manager.store]
+    pid = start(["--port", str(other), "--unixsocket", "./v.sock"], {"NOTIFY_SOCKET": manager.address}, stored)
+    check("another name of the same unix socket", manager.wait("READY=1") is not None, Path("log").read_text())
+
+    # A manager that does not listen must not hold up the clients.
+    for _ in range(40):
+        os.kill(pid, signal.SIGHUP)
+        time.sleep(0.02)
+    check("a manager with a full queue holds nobody up", ask(other) == "+PONG")
+    for _ in range(40):
+        manager.wait("READY=1", 0.3)
+    os.kill(pid, signal.SIGHUP)
+    check("and hears later that it is ready", manager.wait("READY=1", 3) is not None)
+    end(pid)
+
     # A socket unit's sockets take the place of the settings; what is no listening socket is ignored.
     unit = socket.create_server(("127.0.0.1", 0))
     pair = socket.socketpair()

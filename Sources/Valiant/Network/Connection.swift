@@ -222,8 +222,8 @@ import Glibc
     if events & Self.readable != 0, unsafe state.pointee.isReading { read() }
   }
 
-  /// The peer has reset the connection. What it sent before is carried out, though there is nobody
-  /// to answer.
+  /// The peer has reset the connection. What it sent before is carried out as far as no answer is
+  /// owed: sending that ends the connection.
   @inline(never)
   private func didFail() {
     let loop = unsafe state.pointee.loop

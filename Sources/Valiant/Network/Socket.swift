@@ -13,10 +13,13 @@ enum Socket {
     var isUnix: Bool
     var keeper = Keeper.nobody
 
-    /// Closes it for good: nobody will listen there any more.
-    func discard() {
+    /// Closes it for good, for who keeps it as well: nobody listens there any more.
+    ///
+    /// - Parameter removesFile: Whether the file of a unix socket is surely its own.
+    func discard(removesFile: Bool = true) {
+      if isUnix, removesFile { unsafe unlink(address) }
+      shutdown(descriptor, Int32(SHUT_RDWR))
       close(descriptor)
-      if isUnix { unsafe unlink(address) }
     }
   }
 
@@ -38,15 +41,10 @@ enum Socket {
     host: String, port: Int, backlog: Int, reusing kept: inout [Listening]
   ) throws(NetworkError) -> [Listening] {
     let place = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
-    var hints = unsafe addrinfo()
-    unsafe hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV
-    unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-    var found: UnsafeMutablePointer<addrinfo>?
-    let result = unsafe getaddrinfo(host == "*" ? "0.0.0.0" : host, String(port), &hints, &found)
-    guard result == 0, let first = unsafe found else {
-      // A name that nobody knows is a mistake in the settings, not a state of the system.
-      let code = result == EAI_SYSTEM ? errno : EINVAL
-      throw NetworkError(attempt: "find the address '\(host)'", code: code)
+    let resolved = unsafe resolve(host, port)
+    guard let first = unsafe resolved.first else {
+      throw NetworkError(
+        attempt: "find the address '\(host)'", code: unsafe resolved.code)
     }
     defer { unsafe freeaddrinfo(first) }
     var sockets: [Listening] = []
@@ -89,6 +87,45 @@ enum Socket {
     return describe(descriptor)
   }
 
+  /// Texts of the addresses on which `listen(host:port:…)` would listen; none for an unknown name.
+  static func addresses(host: String, port: Int) -> [String] {
+    guard let first = unsafe resolve(host, port).first else { return [] }
+    defer { unsafe freeaddrinfo(first) }
+    var texts: [String] = []
+    var next: UnsafeMutablePointer<addrinfo>? = unsafe first
+    while let info = unsafe next {
+      if let address = unsafe info.pointee.ai_addr {
+        texts.append(unsafe text(address, info.pointee.ai_addrlen).text)
+      }
+      unsafe next = info.pointee.ai_next
+    }
+    return texts
+  }
+
+  /// - Returns: A list that the caller frees, or nil and why there is none.
+  @unsafe private static func resolve(
+    _ host: String, _ port: Int
+  ) -> (first: UnsafeMutablePointer<addrinfo>?, code: Int32) {
+    var hints = unsafe addrinfo()
+    unsafe hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV
+    unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+    var found: UnsafeMutablePointer<addrinfo>?
+    let result = unsafe getaddrinfo(host == "*" ? "0.0.0.0" : host, String(port), &hints, &found)
+    // A name that nobody knows is a mistake in the settings, not a state of the system.
+    if result != 0 { return (nil, result == EAI_SYSTEM ? errno : EINVAL) }
+    return unsafe (found, 0)
+  }
+
+  /// Whether somebody listens on the unix socket at `path`.
+  static func isReachable(_ path: String) -> Bool {
+    guard isSocket(path), let address = unixAddress(path) else { return false }
+    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | openFlags, 0)
+    guard descriptor >= 0 else { return false }
+    defer { close(descriptor) }
+    // EAGAIN: its queue is full, so there is one.
+    return connect(descriptor, to: address) == 0 || errno == EAGAIN
+  }
+
   /// Takes the socket that listens at `address` out of `kept`.
   private static func take(
     _ address: String, _ backlog: Int, from kept: inout [Listening]
@@ -109,8 +146,7 @@ enum Socket {
     path: String, permissions: Int, backlog: Int, reusing kept: inout [Listening]
   ) throws(NetworkError) -> Listening {
     let attempt = "listen on \(path)"
-    // Without its file nobody reaches it any more.
-    if isSocket(path), let old = take(path, backlog, from: &kept) {
+    if let old = take(path, backlog, from: &kept) {
       if permissions != 0, unsafe chmod(path, mode_t(permissions)) != 0 {
         let code = errno
         close(old.descriptor)
@@ -118,31 +154,20 @@ enum Socket {
       }
       return old
     }
-    var address = sockaddr_un()
-    address.sun_family = sa_family_t(AF_UNIX)
-    let bytes = Array(path.utf8)
-    let room = MemoryLayout.size(ofValue: address.sun_path)
-    guard bytes.count < room else { throw NetworkError(attempt: attempt, code: ENAMETOOLONG) }
-    unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: bytes) }
+    guard let address = unixAddress(path) else {
+      throw NetworkError(attempt: attempt, code: ENAMETOOLONG)
+    }
     let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | openFlags, 0)
     guard descriptor >= 0 else { throw NetworkError(attempt: attempt, code: errno) }
-
-    func call(_ function: (Int32, UnsafePointer<sockaddr>?, socklen_t) -> Int32) -> Int32 {
-      unsafe withUnsafePointer(to: &address) { pointer in
-        unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          unsafe function(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-        }
-      }
-    }
     // Only a refused connection proves that the file is a leftover; a file of another kind refuses
     // as well, and must not be removed.
-    if unsafe call(connect) == 0 {
+    if connect(descriptor, to: address) == 0 {
       close(descriptor)
       throw NetworkError(attempt: attempt, code: EADDRINUSE)
     }
     if errno == ECONNREFUSED, isSocket(path) { unsafe unlink(path) }
     var code: Int32 = 0
-    if unsafe call(bind) != 0 { code = errno }
+    if unsafe call(bind, descriptor, address) != 0 { code = errno }
     if code == 0, permissions != 0, unsafe chmod(path, mode_t(permissions)) != 0 { code = errno }
     if code == 0, Glibc.listen(descriptor, Int32(clamping: backlog)) != 0 { code = errno }
     if code != 0 {
@@ -150,6 +175,33 @@ enum Socket {
       throw NetworkError(attempt: attempt, code: code)
     }
     return Listening(descriptor: descriptor, address: path, port: 0, isUnix: true)
+  }
+
+  /// Nil when the path is too long.
+  private static func unixAddress(_ path: String) -> sockaddr_un? {
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    let bytes = Array(path.utf8)
+    guard bytes.count < MemoryLayout.size(ofValue: address.sun_path) else { return nil }
+    unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: bytes) }
+    return address
+  }
+
+  private static func connect(_ descriptor: Int32, to address: sockaddr_un) -> Int32 {
+    unsafe call(Glibc.connect, descriptor, address)
+  }
+
+  /// Calls `bind` or `connect`.
+  @unsafe private static func call(
+    _ function: (Int32, UnsafePointer<sockaddr>?, socklen_t) -> Int32, _ descriptor: Int32,
+    _ address: sockaddr_un
+  ) -> Int32 {
+    var address = address
+    return unsafe withUnsafePointer(to: &address) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe function(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+      }
+    }
   }
 
   /// The listening sockets that systemd passed to this process, from descriptor 3 on.
@@ -172,7 +224,10 @@ enum Socket {
       var isListening: Int32 = 0
       var length = socklen_t(MemoryLayout<Int32>.size)
       let result = unsafe getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &length)
-      guard result == 0, isListening == 1 else { return nil }
+      guard result == 0, isListening == 1 else {
+        close(descriptor)
+        return nil
+      }
       _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
       var socket = describe(descriptor)
       let isStored = names.indices.contains(Int(index)) && names[Int(index)] == storedName
@@ -193,31 +248,35 @@ enum Socket {
 
   // MARK: Datagrams
 
-  /// Sends `text` as one datagram to a unix socket. What cannot be sent is lost.
+  /// Sends `text` as one datagram to a unix socket.
   ///
   /// - Parameters:
   ///   - descriptor: Goes along, so that the receiver has it open too.
   ///   - path: Of the socket; that of an abstract one begins with `@`.
   ///   - waits: Whether to wait when the receiver is slow; an event loop must not.
-  static func sendDatagram(_ text: String, descriptor: Int32?, to path: String, waits: Bool) {
+  /// - Returns: False when it was not sent.
+  @discardableResult
+  static func sendDatagram(
+    _ text: String, descriptor: Int32?, to path: String, waits: Bool
+  ) -> Bool {
     let channel = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-    guard channel >= 0 else { return }
+    guard channel >= 0 else { return false }
     defer { close(channel) }
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     var name = Array(path.utf8)
-    guard name.count < MemoryLayout.size(ofValue: address.sun_path) else { return }
+    guard name.count < MemoryLayout.size(ofValue: address.sun_path) else { return false }
     if name.first == UInt8(ascii: "@") { name[0] = 0 }
     unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: name) }
     var bytes = Array(text.utf8)
     // A control message as cmsg(3) lays it out on 64-bit machines: length, level, type, descriptor.
     var control: [Int32] = [20, 0, SOL_SOCKET, Int32(SCM_RIGHTS), descriptor ?? -1, 0]
     // SAFETY: all that the message points to stays in place until sendmsg has returned.
-    unsafe withUnsafeMutablePointer(to: &address) { address in
+    return unsafe withUnsafeMutablePointer(to: &address) { address in
       unsafe bytes.withUnsafeMutableBytes { bytes in
         unsafe control.withUnsafeMutableBytes { control in
           var part = unsafe iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
-          unsafe withUnsafeMutablePointer(to: &part) { part in
+          return unsafe withUnsafeMutablePointer(to: &part) { part in
             var message = unsafe msghdr()
             unsafe message.msg_name = UnsafeMutableRawPointer(address)
             unsafe message.msg_namelen = socklen_t(MemoryLayout<sa_family_t>.size + name.count)
@@ -228,7 +287,7 @@ enum Socket {
               unsafe message.msg_controllen = control.count
             }
             let flags = Int32(MSG_NOSIGNAL) | (waits ? 0 : Int32(MSG_DONTWAIT))
-            unsafe _ = sendmsg(channel, &message, flags)
+            return unsafe sendmsg(channel, &message, flags) >= 0
           }
         }
       }

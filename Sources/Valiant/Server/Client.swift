@@ -23,7 +23,7 @@ import Synchronization
     var flags: ClientFlags
     /// Unsent output at the last check, and since when it has not become less.
     var stalledBytes = 0
-    var stalledSince = 0
+    var stalledSince: Int
     let database = Atomic<Int>(0)
     let protocolVersion = Atomic<Int>(2)
     let lastCommand = Atomic<Int>(-1)
@@ -46,7 +46,7 @@ import Synchronization
     unsafe state.initialize(
       to: State(
         id: id, workerIndex: workerIndex, connectedAt: now, address: address,
-        localAddress: localAddress, flags: flags, lastActive: Atomic(now)))
+        localAddress: localAddress, flags: flags, stalledSince: now, lastActive: Atomic(now)))
   }
 
   /// The client that a connection's `owner` points to.

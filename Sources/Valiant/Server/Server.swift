@@ -144,13 +144,45 @@ public final class Server: Sendable {
       var none: [Socket.Listening] = []
       return try listen(settings, reusing: &none)
     }
-    var kept = manager.storedSockets
+    var settings = settings
+    if !manager.activatedSockets.isEmpty {
+      settings.bind = []
+      settings.unixSocket = ""
+    }
+    var kept = Self.wanted(manager.storedSockets, settings)
     let sockets =
       manager.activatedSockets.isEmpty
       ? try listen(settings, reusing: &kept) : manager.activatedSockets
-    for socket in kept { socket.discard() }
-    if kept.isEmpty, !sockets.contains(where: { $0.keeper == .nobody }) { return sockets }
-    return manager.keep(sockets)
+    // Something of ours may still be there that an optional address has let go.
+    for socket in kept { socket.discard(removesFile: false) }
+    let isAsBefore =
+      Set(sockets.map(\.descriptor)) == Set(manager.storedSockets.map(\.descriptor))
+    return isAsBefore ? sockets : manager.keep(sockets)
+  }
+
+  /// Of the sockets of a former life, those that the settings still name; the others are let go
+  /// first, for an address may be part of a new one, as 127.0.0.1 is of `*`.
+  private static func wanted(
+    _ kept: [Socket.Listening], _ settings: Settings
+  ) -> [Socket.Listening] {
+    var addresses: [String] = []
+    if settings.port != 0 {
+      for word in settings.bind {
+        let host = word.hasPrefix("-") ? String(word.dropFirst()) : word
+        addresses += Socket.addresses(host: host, port: settings.port)
+      }
+    }
+    return kept.filter { socket in
+      // Without its file, or with that of another one, nobody reaches a unix socket any more.
+      let isReachable = !socket.isUnix || Socket.isReachable(socket.address)
+      if isReachable,
+        socket.isUnix ? socket.address == settings.unixSocket : addresses.contains(socket.address)
+      {
+        return true
+      }
+      socket.discard(removesFile: isReachable)
+      return false
+    }
   }
 
   private func listen(

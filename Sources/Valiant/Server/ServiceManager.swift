@@ -33,8 +33,13 @@ struct ServiceManager: Sendable {
 
   // MARK: Messages
 
-  /// Clients can connect.
-  func ready(status: String) { send("READY=1\nSTATUS=\(status)", waits: true) }
+  /// Clients can connect, for the first time or after `reloading`.
+  ///
+  /// - Returns: False when it could not be said.
+  @discardableResult
+  func ready(status: String, waits: Bool) -> Bool {
+    send("READY=1\nSTATUS=\(status)", waits: waits)
+  }
 
   /// The configuration is being read again; `ready` says when that is done.
   func reloading() { send("RELOADING=1\nMONOTONIC_USEC=\(Clock.steadyMicroseconds)") }
@@ -48,6 +53,8 @@ struct ServiceManager: Sendable {
   func isAlive() { send("WATCHDOG=1") }
 
   /// Has systemd keep these sockets, and only these, so that they are there when we start again.
+  ///
+  /// systemd keeps as many as the unit's `FileDescriptorStoreMax` says and does not tell of others.
   ///
   /// - Returns: The sockets as they are then: those that had no keeper have one.
   func keep(_ sockets: [Socket.Listening]) -> [Socket.Listening] {
@@ -63,8 +70,10 @@ struct ServiceManager: Sendable {
     }
   }
 
-  private func send(_ text: String, descriptor: Int32? = nil, waits: Bool = false) {
-    guard isPresent else { return }
-    Socket.sendDatagram(text, descriptor: descriptor, to: notifySocket, waits: waits)
+  /// - Parameter waits: Whether to wait when systemd is slow; an event loop must not.
+  @discardableResult
+  private func send(_ text: String, descriptor: Int32? = nil, waits: Bool = false) -> Bool {
+    isPresent
+      && Socket.sendDatagram(text, descriptor: descriptor, to: notifySocket, waits: waits)
   }
 }

@@ -7,6 +7,8 @@ final class Supervision {
   private var lastSignAt = 0
   /// Turns of each worker's timer at the last sign of life.
   private var lastTurns: [Int] = []
+  /// systemd has not yet heard that a reload is over.
+  private var owesReady = false
 
   private static let statusMilliseconds = 5000
 
@@ -20,9 +22,18 @@ final class Supervision {
     manager.watchdogMilliseconds == 0 ? 1000 : min(1000, max(10, manager.watchdogMilliseconds / 8))
   }
 
+  /// Has `action` read the configuration again, and tells of it.
+  func reload(_ action: () -> Void) {
+    manager.reloading()
+    action()
+    owesReady = true
+    report()
+  }
+
   /// Sends what is due.
   func report() {
     let now = Clock.steadyMilliseconds
+    if owesReady { owesReady = !manager.ready(status: server.statusText, waits: false) }
     if manager.watchdogMilliseconds > 0, now - lastSignAt >= manager.watchdogMilliseconds / 3 {
       signOfLife(now)
     }

@@ -8,7 +8,7 @@ enum Credentials {
     guard let folder = environment("CREDENTIALS_DIRECTORY") else { return }
     for setting in Setting.all where setting.isSecret {
       let path = "\(folder)/valiant.\(setting.name)"
-      guard fileExists(path) else { continue }
+      if isMissing(path) { continue }
       // Editors and `echo` end a file with a line end.
       var text = try SettingsFile.contents(of: path)
       while text.last?.isNewline == true { text.removeLast() }

@@ -21,7 +21,8 @@ func systemErrorText(_ number: Int32) -> String {
   }
 }
 
-func fileExists(_ path: String) -> Bool { unsafe access(path, F_OK) == 0 }
+/// Whether there is surely no file at `path`; a folder that may not be searched leaves it open.
+func isMissing(_ path: String) -> Bool { unsafe access(path, F_OK) != 0 && errno == ENOENT }
 
 /// Whether there is a socket, and nothing else, at `path`.
 func isSocket(_ path: String) -> Bool {
