@@ -162,6 +162,7 @@ PORT=4300
 same 'a changed port takes effect by a restart' PONG "$(cli PING)"
 PORT=4200
 like 'and the old one is free' '*refused*' "$(cli PING 2>&1 || :)"
+same 'the new sockets are kept, and no others' 3 "$(state NFileDescriptorStore)"
 same 'so does another unix socket' PONG "$(timeout 10 redis-cli -s /run/valiant/other.sock PING)"
 PORT=4300
 lose_nothing 'restarts at the new port' restart_five_times

@@ -173,6 +173,14 @@ def main() -> None:
     check("what is kept is the new one alone", [item.getsockname()[1] for item in manager.store] == [other])
     end(pid)
 
+    # As many sockets as before, at another port.
+    stored = [("listen", item) for item in manager.store]
+    pid = start(["--port", "0", "--bind", "127.0.0.1"], {"NOTIFY_SOCKET": manager.address}, stored)
+    manager.wait("READY=1")
+    other = ready_port()
+    check("yet another port: it is kept", [item.getsockname()[1] for item in manager.store] == [other])
+    end(pid)
+
     # All addresses instead of one of them, at the same port; and a unix socket whose file was taken away.
     stored = [("listen", item) for item in manager.store]
     pid = start(["--port", str(other), "--bind", "*", "--unixsocket", "v.sock"], {"NOTIFY_SOCKET": manager.address}, stored)

@@ -156,7 +156,8 @@ public final class Server: Sendable {
     // Something of ours may still be there that an optional address has let go.
     for socket in kept { socket.discard(removesFile: false) }
     let isAsBefore =
-      Set(sockets.map(\.descriptor)) == Set(manager.storedSockets.map(\.descriptor))
+      !sockets.contains { $0.keeper == .nobody }
+      && sockets.count { $0.keeper == .store } == manager.storedSockets.count
     return isAsBefore ? sockets : manager.keep(sockets)
   }
 
