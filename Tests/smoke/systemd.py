@@ -39,6 +39,11 @@ class Manager:
         self.store: list[socket.socket] = []
         self.messages: list[str] = []
 
+    @property
+    def stored(self) -> list[tuple[str, socket.socket]]:
+        """What the next process gets, with its name."""
+        return [("listen", item) for item in self.store]
+
     def wait(self, text: str, seconds: float = 10) -> str | None:
         """The first message from now on that has this in it; the messages before it are kept in `messages`."""
         end = time.monotonic() + seconds
@@ -149,8 +154,7 @@ def main() -> None:
     # Restart: who connects meanwhile waits, and is answered by the next process.
     early = socket.create_connection(("127.0.0.1", port), 5)
     early.sendall(b"PING\r\n")
-    stored = [("listen", item) for item in manager.store]
-    pid = start(["--port", str(port), "--unixsocket", "v.sock"], variables, stored)
+    pid = start(["--port", str(port), "--unixsocket", "v.sock"], variables, manager.stored)
     check("a restart is ready", manager.wait("READY=1") is not None, Path("log").read_text())
     check("and gives nothing new to keep", not any("FDSTORE" in text for text in manager.messages), manager.messages)
     early.settimeout(5)
@@ -163,8 +167,7 @@ def main() -> None:
     end(pid)
 
     # Another port: the old sockets go.
-    stored = [("listen", item) for item in manager.store]
-    pid = start(["--port", "0", "--bind", "127.0.0.1"], variables, stored)
+    pid = start(["--port", "0", "--bind", "127.0.0.1"], variables, manager.stored)
     manager.wait("READY=1")
     other = ready_port()
     check("another port: answers there", other != port and ask(other) == "+PONG", other)
@@ -174,30 +177,26 @@ def main() -> None:
     end(pid)
 
     # As many sockets as before, at another port.
-    stored = [("listen", item) for item in manager.store]
-    pid = start(["--port", "0", "--bind", "127.0.0.1"], {"NOTIFY_SOCKET": manager.address}, stored)
+    pid = start(["--port", "0", "--bind", "127.0.0.1"], {"NOTIFY_SOCKET": manager.address}, manager.stored)
     manager.wait("READY=1")
     other = ready_port()
     check("yet another port: it is kept", [item.getsockname()[1] for item in manager.store] == [other])
     end(pid)
 
     # All addresses instead of one of them, at the same port; and a unix socket whose file was taken away.
-    stored = [("listen", item) for item in manager.store]
-    pid = start(["--port", str(other), "--bind", "*", "--unixsocket", "v.sock"], {"NOTIFY_SOCKET": manager.address}, stored)
+    pid = start(["--port", str(other), "--bind", "*", "--unixsocket", "v.sock"], {"NOTIFY_SOCKET": manager.address}, manager.stored)
     check("a wider address at the same port", manager.wait("READY=1") is not None, Path("log").read_text())
     check("answers", ask(other) == "+PONG")
     end(pid)
     os.remove("v.sock")
-    stored = [("listen", item) for item in manager.store]
-    pid = start(["--port", str(other), "--unixsocket", "v.sock"], {"NOTIFY_SOCKET": manager.address}, stored)
+    pid = start(["--port", str(other), "--unixsocket", "v.sock"], {"NOTIFY_SOCKET": manager.address}, manager.stored)
     check("a narrower one", manager.wait("READY=1") is not None and ask(other) == "+PONG", Path("log").read_text())
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect("v.sock")
         connection.sendall(b"PING\r\n")
         check("a unix socket whose file was removed is made anew", connection.recv(100) == b"+PONG\r\n")
     end(pid)
-    stored = [("listen", item) for item in manager.store]
-    pid = start(["--port", str(other), "--unixsocket", "./v.sock"], {"NOTIFY_SOCKET": manager.address}, stored)
+    pid = start(["--port", str(other), "--unixsocket", "./v.sock"], {"NOTIFY_SOCKET": manager.address}, manager.stored)
     check("another name of the same unix socket", manager.wait("READY=1") is not None, Path("log").read_text())
 
     # A manager that does not listen must not hold up the clients.
@@ -214,7 +213,7 @@ def main() -> None:
     # A socket unit's sockets take the place of the settings; what is no listening socket is ignored.
     unit = socket.create_server(("127.0.0.1", 0))
     pair = socket.socketpair()
-    passed = [("valiant.socket", unit), ("odd", pair[0])] + [("listen", item) for item in manager.store]
+    passed = [("valiant.socket", unit), ("odd", pair[0]), *manager.stored]
     pid = start(["--port", "1", "--threads", "2"], {"NOTIFY_SOCKET": manager.address}, passed)
     check("a socket unit: ready", manager.wait("READY=1") is not None, Path("log").read_text())
     check("a socket unit: answers there", ask(unit.getsockname()[1]) == "+PONG")
