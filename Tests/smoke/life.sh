@@ -155,6 +155,12 @@ same 'SIGTERM with a client that does not read: exit status' 0 "$status"
 if [ "$took" -le 1500 ]; then ok 'and soon'; else not_ok 'and soon' "$took ms"; fi
 exec 4>&-
 
+# Millions of keys take no longer.
+start "$binary" --port 0
+timeout 60 redis-benchmark -h "$HOST" -p "$PORT" -t set -n 4000000 -r 2000000000 -P 64 -d 3 -q >out 2>&1
+like 'millions of keys are there' '[34]??????' "$(cli DBSIZE)"
+ends 'SIGTERM with millions of keys'
+
 start "$binary" --port 0
 signalled=$(microseconds)
 cli SHUTDOWN

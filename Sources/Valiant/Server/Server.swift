@@ -11,7 +11,7 @@ import Glibc
 ///
 /// Several can run in one process, each with a store of its own or on a common one. All methods
 /// may be called from any thread. A running server ignores SIGPIPE for the whole process, because
-/// a client that has gone away must not end it.
+/// whoever reads its log may go away and must not end it.
 public final class Server: Sendable {
   /// The keys that this server serves; usable directly while it runs.
   public let store: Store
@@ -169,8 +169,7 @@ public final class Server: Sendable {
     var addresses: [String] = []
     if settings.port != 0 {
       for word in settings.bind {
-        let host = word.hasPrefix("-") ? String(word.dropFirst()) : word
-        addresses += Socket.addresses(host: host, port: settings.port)
+        addresses += Socket.addresses(host: host(word).name, port: settings.port)
       }
     }
     return kept.filter { socket in
@@ -186,14 +185,18 @@ public final class Server: Sendable {
     }
   }
 
+  /// A word of `bind`: a host, which may be missing when a `-` stands before it.
+  private static func host(_ word: String) -> (name: String, isOptional: Bool) {
+    word.hasPrefix("-") ? (String(word.dropFirst()), true) : (word, false)
+  }
+
   private func listen(
     _ settings: Settings, reusing kept: inout [Socket.Listening]
   ) throws(NetworkError) -> [Socket.Listening] {
     var sockets: [Socket.Listening] = []
     do throws(NetworkError) {
       for word in settings.bind {
-        let isOptional = word.hasPrefix("-")
-        let host = isOptional ? String(word.dropFirst()) : word
+        let (host, isOptional) = Self.host(word)
         // A port chosen by the system for the first address serves for the others as well.
         let port = settings.port == 0 ? sockets.first?.port ?? 0 : settings.port
         do throws(NetworkError) {
@@ -285,7 +288,7 @@ public final class Server: Sendable {
 
   /// Makes the workers, ready to take connections; their loops do not turn yet.
   func makeWorkers(_ settings: Settings) throws(NetworkError) -> [Worker] {
-    // libuv writes without MSG_NOSIGNAL.
+    // Whoever reads the log may go away.
     signal(SIGPIPE, SIG_IGN)
     let count = Self.loopCount(settings)
     var workers: [Worker] = []

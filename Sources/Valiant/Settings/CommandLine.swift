@@ -3,7 +3,7 @@ enum CommandLineRequest {
   case serve(Invocation)
   case help
   case version
-  /// One of `Manual.pages` or another piece of documentation, by its name.
+  /// One of `Manual.names`.
   case print(String)
 }
 
@@ -97,10 +97,8 @@ struct Invocation: Sendable {
       "Settings come from FILE and from flags, of which the flags win.",
       "",
     ]
-    let defaults = Settings()
     for setting in Setting.all {
-      let value = setting.text(in: defaults)
-      lines.append("  --\(setting.name) (default: \(value.isEmpty ? "\"\"" : value))")
+      lines.append("  --\(setting.name) (default: \(setting.defaultText))")
       lines.append("        \(setting.summary)")
     }
     lines += [
