@@ -1,6 +1,6 @@
 #!/bin/bash
 # install-dependencies.sh PURPOSE...: installs the Debian packages which that needs, those that are missing only.
-# Purposes: build, test, package. The Swift toolchain is not among them: Debian 12 has none.
+# Purposes: build, test, bench, package. The Swift toolchain is not among them: Debian 12 has none.
 set -eu
 
 packages=
@@ -8,6 +8,7 @@ for purpose in "$@"; do
   case $purpose in
     build) packages="$packages libuv1-dev pkg-config" ;;
     test) packages="$packages redis-server redis-tools netcat-openbsd iproute2 valgrind python3 python3-venv" ;;
+    bench) packages="$packages redis-server redis-tools valgrind python3 gcc libc6-dev" ;;
     package) packages="$packages bash-completion build-essential debhelper dpkg-dev lintian piuparts systemd-container debootstrap" ;;
     *) printf 'unknown purpose: %s\n' "$purpose" >&2; exit 2 ;;
   esac

@@ -1,7 +1,6 @@
 #ifndef VALIANT_CLIBUV_SHIM_H
 #define VALIANT_CLIBUV_SHIM_H
 
-#include <malloc.h>
 #include <sys/socket.h>
 #include <uv.h>
 

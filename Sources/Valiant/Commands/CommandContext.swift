@@ -7,7 +7,7 @@
   private unowned(unsafe) let serverReference: Server
   private unowned(unsafe) let workerReference: Worker
   private let shards: ShardArray
-  let hashing: SipHash
+  let memory: StorageContext
 
   /// The command that runs, its arguments and who sent it.
   fileprivate(set) var row: UnsafePointer<CommandTable.Row>
@@ -25,7 +25,7 @@
     unsafe serverReference = server
     unsafe workerReference = worker
     shards = server.store.shards
-    hashing = server.store.hashing
+    memory = server.store.memory
     unsafe row = CommandTable.shared.rows
     request = idle
     self.client = client
@@ -63,7 +63,7 @@
   @inline(__always)
   func entry(_ index: Int) -> Entry? {
     let key = key(index)
-    return key.keyspace.find(key.bytes, hash: key.hash, now: now)
+    return key.keyspace.find(key.bytes, hash: key.hash, now: now, memory)
   }
 
   /// The string that argument `index` is the key of; nil when there is none.
@@ -80,17 +80,20 @@
   }
 
   /// Sets the key that argument `index` names.
+  ///
+  /// - Throws: `outOfMemory`; then nothing has changed.
   @inline(__always)
-  func set(_ index: Int, to value: Bytes, deadline: Timestamp?) {
+  func set(_ index: Int, to value: Bytes, deadline: Timestamp?) throws(CommandError) {
     let key = key(index)
-    key.keyspace.set(
-      key.bytes, hash: key.hash, to: value, deadline: deadline, hashing: hashing)
+    guard key.keyspace.set(key.bytes, hash: key.hash, to: value, deadline: deadline, memory) else {
+      throw .outOfMemory
+    }
   }
 
   /// Removes the key that argument `index` names; false when it was not there.
   func remove(_ index: Int) -> Bool {
     let key = key(index)
-    return key.keyspace.remove(key.bytes, hash: key.hash, now: now)
+    return key.keyspace.remove(key.bytes, hash: key.hash, now: now, memory)
   }
 
   // MARK: Arguments
@@ -120,7 +123,7 @@
     var shards = ShardSet()
     hashes.reserve(request.count)
     for index in unsafe row.pointee.command.keys.indices(count: request.count) {
-      let hash = hashing.hash(request[index])
+      let hash = memory.hashing.hash(request[index])
       hashes[index] = hash
       shards.insert(hash: hash)
     }

@@ -3,6 +3,7 @@
 /// The texts are those of Redis, on which clients match; each is written once, here.
 enum CommandError: Error {
   case wrongType
+  case outOfMemory
   case syntax
   case notAnInteger
   case databaseOutOfRange
@@ -57,6 +58,7 @@ enum CommandError: Error {
   private var text: String {
     switch self {
     case .wrongType: "WRONGTYPE Operation against a key holding the wrong kind of value"
+    case .outOfMemory: "OOM the system has no memory left; nothing was changed"
     case .syntax: "ERR syntax error"
     case .notAnInteger: "ERR value is not an integer or out of range"
     case .databaseOutOfRange: "ERR DB index is out of range"

@@ -299,7 +299,7 @@
     var hash: UInt64 = 0
     if let command = unsafe command {
       let key = unsafe command.pointee.firstKey
-      if key != 0, key < request.count { hash = context.hashing.hash(request[key]) }
+      if key != 0, key < request.count { hash = context.memory.hashing.hash(request[key]) }
     }
     unsafe batch[index] = Item(
       command: command, firstArgument: first, argumentCount: request.count, hash: hash,
@@ -411,7 +411,7 @@
       }
       // The batch was hashed by the container's row.
       let firstKey = unsafe command.pointee.firstKey
-      if firstKey > 0 { unsafe batch[index].hash = context.hashing.hash(request[firstKey]) }
+      if firstKey > 0 { unsafe batch[index].hash = context.memory.hashing.hash(request[firstKey]) }
       // CLIENT LIST shows the command that asks, too.
       client.lastCommand = unsafe command.pointee.index
       unsafe run(command, request, batch[index].hash)

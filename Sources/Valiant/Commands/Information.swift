@@ -86,7 +86,8 @@ struct Information {
   }
 
   private var memoryFields: [Field] {
-    let used = server.store.allocatedBytes
+    let census = server.store.census()
+    let used = census.bytes
     let resident = ProcessUsage.residentBytes
     return [
       ("used_memory", "\(used)"),
@@ -94,6 +95,11 @@ struct Information {
       ("used_memory_rss", "\(resident)"),
       ("used_memory_rss_human", Self.humanBytes(resident)),
       ("used_memory_dataset", "\(used)"),
+      ("mem_table", "\(census.tableBytes)"),
+      ("mem_entries", "\(census.entries.live)"),
+      ("mem_entries_dead", "\(census.entries.dead)"),
+      ("mem_entries_spare", "\(census.entries.spare)"),
+      ("mem_pool", "\(server.store.memory.pool.residentBytes)"),
       ("total_system_memory", "\(ProcessUsage.systemBytes)"),
       ("total_system_memory_human", Self.humanBytes(ProcessUsage.systemBytes)),
       ("maxmemory", "0"),

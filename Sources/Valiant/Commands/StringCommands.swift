@@ -25,7 +25,7 @@ enum StringCommands: CommandFamily {
   @inline(__always)
   private static func set(_ context: inout CommandContext) throws(CommandError) {
     if context.request.count > 3 { return try setWithOptions(&context) }
-    context.set(1, to: context.request[2], deadline: nil)
+    try context.set(1, to: context.request[2], deadline: nil)
     context.reply.ok()
   }
 
@@ -52,7 +52,7 @@ enum StringCommands: CommandFamily {
     if let deadline, deadline < context.now {
       _ = context.remove(1)
     } else {
-      context.set(1, to: context.request[2], deadline: deadline)
+      try context.set(1, to: context.request[2], deadline: deadline)
     }
     if !options.returnsOld { context.reply.ok() }
   }

@@ -16,7 +16,7 @@ final class Worker: @unchecked Sendable {
   private let ticks = Counter()
   private var listeners: [Listener] = []
   private var signals: [Signal] = []
-  private var sweep = ExpirySweep()
+  private var sweep = ExpirySweep(part: 0, of: 1)
   private var isSweeping = false
   private var isDraining = false
 
@@ -178,7 +178,7 @@ final class Worker: @unchecked Sendable {
       closeSilentClients()
       if index == 0 { server.sampleRates() }
     }
-    if index == 0, !isSweeping { sweepExpired(stepsLeft: Store.shardCount) }
+    if index == 0, !isSweeping { sweepExpired(shardsLeft: sweep.shardCount) }
     if isDraining { drainStep() }
   }
 
@@ -219,32 +219,32 @@ final class Worker: @unchecked Sendable {
 
   /// Removes expired keys in slices, between which the loop serves its clients.
   ///
-  /// - Parameter stepsLeft: Shards to visit before pausing until the next tick.
-  private func sweepExpired(stepsLeft: Int) {
+  /// - Parameter shardsLeft: Shards to visit before pausing until the next tick.
+  private func sweepExpired(shardsLeft: Int) {
     isSweeping = true
-    let start = Clock.wallNanoseconds
-    let now = Timestamp(milliseconds: start / 1_000_000)
-    var stepsLeft = stepsLeft
-    var removed = 0
-    while stepsLeft > 0 {
-      for _ in 0..<min(stepsLeft, Self.sweepStepsPerLook) {
-        removed += sweep.step(server.store, now: now).removed
+    let start = Clock.steadyMicroseconds
+    let now = Timestamp.now
+    var shardsLeft = shardsLeft
+    var steps = 0
+    while shardsLeft > 0 {
+      if sweep.step(server.store, now: now).left { shardsLeft -= 1 }
+      steps += 1
+      if steps % Self.sweepStepsPerLook == 0,
+        Clock.steadyMicroseconds - start > Self.sweepSliceMicroseconds
+      {
+        break
       }
-      stepsLeft -= Self.sweepStepsPerLook
-      let elapsed = Clock.wallNanoseconds - start
-      if elapsed < 0 || elapsed > Self.sweepSliceNanoseconds { break }
     }
-    // As long as there is much to remove, go on; a round without a find ends it.
-    let next = removed > 0 ? Store.shardCount : stepsLeft
+    let next = shardsLeft
     if next > 0 {
-      post { $0.sweepExpired(stepsLeft: next) }
+      post { $0.sweepExpired(shardsLeft: next) }
     } else {
       isSweeping = false
     }
   }
 
-  private static let sweepStepsPerLook = 16
-  private static let sweepSliceNanoseconds = 250_000
+  private static let sweepStepsPerLook = 8
+  private static let sweepSliceMicroseconds = 250
 
   // MARK: The end
 

@@ -1,33 +1,46 @@
 import Glibc
 
-/// One key with its value and expiry, packed into one block from `malloc`.
+/// One key with its value and expiry, packed into bytes of an `EntryArena`.
 ///
-///     byte   0        flags   bit 0 expires, 1 wide key, 2 wide value, 4-7 type of the value
-///            1…       key length      1 byte, or 4 when wide
+///     byte   0        flags   bit 0 expires, 1 wide key, 2 wide value, 3 dead, 4-7 type of the value
+///            1…3      access  when it was last used, or how often: what eviction goes by
+///            4…       key length      1 byte, or 4 when wide
 ///            …        value length    1 byte, or 4 when wide
-///            …        deadline        8 bytes, only when it expires: ms since 1970
+///            …        deadline        5 bytes, only when it expires: ms since 2020; all ones for a
+///                                     moment outside of 2020...2054, which follows in 8 bytes
 ///            …        key bytes
 ///            …        value bytes     an integer: 1, 2, 4 or 8 bytes, as narrow as it fits
 ///
-/// So a key of 16 bytes with a value of 3 takes 22 bytes, which is glibc's smallest block but one.
-/// Numbers are in the byte order of the machine; entries never leave the process. Tried and
-/// dropped: a 16-byte header with the hash in it (48 bytes a block instead of 32, while growing
-/// must read the key's block anyway); varints (a loop a length, for one byte on some values).
+/// So a key of 16 bytes with a value of 3 takes 25 bytes. Numbers are in the byte order of the
+/// machine and not aligned; entries never leave the process. A dead entry is one that was removed;
+/// a filler stands where a dead part is shorter than an entry's header says:
 ///
-/// Invariant: `base` is a block whose header says truly what follows it. Whoever holds an `Entry`
-/// holds the lock of the shard that owns it.
+///     byte   0        flags   dead, type `filler` or `fillerByte`, which is all of one byte
+///            1…2      bytes of the filler, these included
+///
+/// Tried and dropped: a 16-byte header with the hash in it (growing must read the key anyway);
+/// varints (a loop a length, for one byte on some values).
+///
+/// Invariant: `base` points to an entry or a filler of an arena, whose header says truly what
+/// follows it. Whoever holds an `Entry` holds the lock of the shard that owns it, and lets go of
+/// it before the keyspace is next changed, for that may move entries.
 @safe struct Entry {
   let base: UnsafeMutablePointer<UInt8>
 
   private static let expires: UInt8 = 1
   private static let wideKey: UInt8 = 2
   private static let wideValue: UInt8 = 4
+  private static let dead: UInt8 = 8
   private static let typeShift: UInt8 = 4
+  private static let accessOffset = 1
+  private static let lengthsOffset = 4
 
   /// The type in the flags' upper half.
   private enum ValueType {
     static let string: UInt8 = 0
     static let integer: UInt8 = 1
+    static let filler: UInt8 = 14
+    static let fillerByte: UInt8 = 15
   }
 
   @inline(__always)
@@ -45,10 +58,40 @@ import Glibc
     /// Where the deadline would be; the key comes behind it, or in its place.
     var deadlineOffset: Int
 
+    /// Bytes of the deadline.
+    var deadlineBytes: Int
+
     @inline(__always)
-    var keyOffset: Int { deadlineOffset &+ (flags & Entry.expires != 0 ? 8 : 0) }
+    var keyOffset: Int { deadlineOffset &+ deadlineBytes }
     @inline(__always)
     var size: Int { keyOffset &+ keyLength &+ valueLength }
+  }
+
+  private static let deadlineBytes = 5
+  private static let farDeadlineBytes = 13
+  /// What stands for a deadline that does not fit.
+  private static let farDeadline: UInt64 = (1 << 40) - 1
+  /// The beginning of the year 2020 in milliseconds since 1970.
+  private static let deadlineEpoch = 1_577_836_800_000
+
+  /// A deadline as the five bytes hold it.
+  @inline(__always)
+  private static func near(_ deadline: Timestamp) -> UInt64 {
+    min(UInt64(bitPattern: Int64(deadline.milliseconds &- deadlineEpoch)), farDeadline)
+  }
+
+  /// The deadline's five bytes.
+  @inline(__always)
+  private func nearDeadline(_ offset: Int) -> UInt64 {
+    // SAFETY: an entry with a deadline has at least these bytes, and three of header before.
+    unsafe UnsafeRawPointer(base).loadUnaligned(fromByteOffset: offset &- 3, as: UInt64.self) &>> 24
+  }
+
+  @inline(__always)
+  private func deadlineBytes(_ flags: UInt8, _ offset: Int) -> Int {
+    if flags & Entry.expires == 0 { return 0 }
+    return nearDeadline(offset) == Entry.farDeadline
+      ? Entry.farDeadlineBytes : Entry.deadlineBytes
   }
 
   @inline(__always)
@@ -57,7 +100,8 @@ import Glibc
     let flags = unsafe base[0]
     if flags & (Entry.wideKey | Entry.wideValue) == 0 {
       return unsafe Layout(
-        flags: flags, keyLength: Int(base[1]), valueLength: Int(base[2]), deadlineOffset: 3)
+        flags: flags, keyLength: Int(base[4]), valueLength: Int(base[5]), deadlineOffset: 6,
+        deadlineBytes: deadlineBytes(flags, 6))
     }
     return wideLayout(flags)
   }
@@ -65,7 +109,7 @@ import Glibc
   @inline(never)
   private func wideLayout(_ flags: UInt8) -> Layout {
     let raw = unsafe UnsafeRawPointer(base)
-    var offset = 1
+    var offset = Entry.lengthsOffset
     func length(isWide: Bool) -> Int {
       defer { offset += isWide ? 4 : 1 }
       return isWide
@@ -75,7 +119,8 @@ import Glibc
     let keyLength = length(isWide: flags & Entry.wideKey != 0)
     let valueLength = length(isWide: flags & Entry.wideValue != 0)
     return Layout(
-      flags: flags, keyLength: keyLength, valueLength: valueLength, deadlineOffset: offset)
+      flags: flags, keyLength: keyLength, valueLength: valueLength, deadlineOffset: offset,
+      deadlineBytes: deadlineBytes(flags, offset))
   }
 
   @inline(__always)
@@ -108,9 +153,13 @@ import Glibc
     // SAFETY: the flag says that the deadline is there.
     if unsafe base[0] & Entry.expires == 0 { return nil }
     let offset = layout.deadlineOffset
+    let near = nearDeadline(offset)
+    if near != Entry.farDeadline {
+      return Timestamp(milliseconds: Int(near) &+ Entry.deadlineEpoch)
+    }
     return Timestamp(
       milliseconds: unsafe UnsafeRawPointer(base).loadUnaligned(
-        fromByteOffset: offset, as: Int.self))
+        fromByteOffset: offset &+ Entry.deadlineBytes, as: Int.self))
   }
 
   @inline(__always)
@@ -123,8 +172,38 @@ import Glibc
     return deadline < now
   }
 
-  /// Bytes that the entry occupies, the allocator's rounding and header included.
-  var allocatedBytes: Int { unsafe Memory.allocatedBytes(base) }
+  /// Bytes from the entry's beginning to its end; also for a dead one and a filler.
+  @inline(__always)
+  var size: Int {
+    // SAFETY: the first byte tells entries and fillers apart.
+    let flags = unsafe base[0]
+    if flags & Entry.dead != 0, flags >> Entry.typeShift >= ValueType.filler {
+      return fillerSize(flags)
+    }
+    return layout.size
+  }
+
+  @inline(never)
+  private func fillerSize(_ flags: UInt8) -> Int {
+    if flags >> Entry.typeShift == ValueType.fillerByte { return 1 }
+    let raw = unsafe UnsafeRawPointer(base)
+    return Int(unsafe raw.loadUnaligned(fromByteOffset: 1, as: UInt16.self))
+  }
+
+  /// Whether it was removed, or is a filler.
+  @inline(__always)
+  var isDead: Bool { unsafe base[0] & Entry.dead != 0 }
+
+  /// What eviction goes by, 24 bits; see `EvictionPolicy`.
+  @inline(__always)
+  var access: UInt32 {
+    get { unsafe UnsafeRawPointer(base).loadUnaligned(as: UInt32.self) &>> 8 }
+    nonmutating set {
+      let raw = UnsafeMutableRawPointer(unsafe base)
+      let flags = unsafe UInt32(base[0])
+      unsafe raw.storeBytes(of: newValue &<< 8 | flags, as: UInt32.self)
+    }
+  }
 
   // MARK: Writing
 
@@ -135,12 +214,14 @@ import Glibc
     private let number: Int
     private let deadline: Timestamp?
     private let flags: UInt8
+    private let access: UInt32
     private let valueLength: Int
     private let headerSize: Int
 
     @inline(__always)
-    init(key: Bytes, value: Bytes, deadline: Timestamp?) {
+    init(key: Bytes, value: Bytes, deadline: Timestamp?, access: UInt32) {
       self.key = key
+      self.access = access
       self.value = value
       self.deadline = deadline
       var flags: UInt8 = deadline == nil ? 0 : Entry.expires
@@ -153,10 +234,10 @@ import Glibc
         flags |= ValueType.integer << Entry.typeShift
         valueLength = Content.width(integer)
       }
-      var headerSize = 3
+      var headerSize = 6
       if key.count > 0xff {
         flags |= Entry.wideKey
-        headerSize = 6
+        headerSize = 9
       }
       if valueLength > 0xff {
         flags |= Entry.wideValue
@@ -165,7 +246,11 @@ import Glibc
       self.number = number
       self.flags = flags
       self.valueLength = valueLength
-      self.headerSize = headerSize &+ (deadline == nil ? 0 : 8)
+      if let deadline {
+        headerSize &+=
+          Entry.near(deadline) == Entry.farDeadline ? Entry.farDeadlineBytes : Entry.deadlineBytes
+      }
+      self.headerSize = headerSize
     }
 
     /// Bytes that the entry needs.
@@ -182,18 +267,26 @@ import Glibc
     /// Writes the entry to `base`, writable for `size` bytes.
     @inline(__always)
     @unsafe func write(to base: UnsafeMutablePointer<UInt8>) {
-      unsafe base[0] = flags
-      var offset = 3
+      unsafe UnsafeMutableRawPointer(base).storeBytes(
+        of: UInt32(flags) | access &<< 8, as: UInt32.self)
+      var offset = 6
       if flags & (Entry.wideKey | Entry.wideValue) == 0 {
-        unsafe base[1] = UInt8(truncatingIfNeeded: key.count)
-        unsafe base[2] = UInt8(truncatingIfNeeded: valueLength)
+        unsafe base[4] = UInt8(truncatingIfNeeded: key.count)
+        unsafe base[5] = UInt8(truncatingIfNeeded: valueLength)
       } else {
         offset = unsafe writeWideLengths(to: base)
       }
       if let deadline {
-        unsafe UnsafeMutableRawPointer(base).storeBytes(
-          of: deadline.milliseconds, toByteOffset: offset, as: Int.self)
-        offset &+= 8
+        let near = Entry.near(deadline)
+        let raw = UnsafeMutableRawPointer(base)
+        unsafe raw.storeBytes(
+          of: UInt32(truncatingIfNeeded: near), toByteOffset: offset, as: UInt32.self)
+        unsafe base[offset &+ 4] = UInt8(truncatingIfNeeded: near &>> 32)
+        offset &+= Entry.deadlineBytes
+        if near == Entry.farDeadline {
+          unsafe raw.storeBytes(of: deadline.milliseconds, toByteOffset: offset, as: Int.self)
+          offset &+= 8
+        }
       }
       unsafe copyBytes(base + offset, key.pointer, key.count)
       offset &+= key.count
@@ -212,7 +305,7 @@ import Glibc
     @inline(never)
     @unsafe private func writeWideLengths(to base: UnsafeMutablePointer<UInt8>) -> Int {
       let raw = UnsafeMutableRawPointer(base)
-      var offset = 1
+      var offset = Entry.lengthsOffset
       func write(_ length: Int, isWide: Bool) {
         if isWide {
           unsafe raw.storeBytes(
@@ -228,33 +321,39 @@ import Glibc
     }
   }
 
-  /// A new block with `content`.
-  static func allocate(_ content: Content) -> Entry {
-    guard let block = unsafe malloc(content.size) else {
-      fatalError("out of memory: \(content.size) bytes for an entry")
-    }
-    let base = unsafe block.assumingMemoryBound(to: UInt8.self)
-    unsafe content.write(to: base)
-    return unsafe Entry(base: base)
-  }
-
-  /// Writes `content` over the old one if the block is large enough and not far too large.
-  ///
-  /// The key must be the same. No allocation; the value it replaces is gone.
+  /// Writes `content` to room of its size.
   @inline(__always)
-  func overwrite(_ content: Content) -> Bool {
-    let newSize = content.size
-    if newSize != layout.size {
-      let room = unsafe Memory.usableBytes(base)
-      if newSize > room || room > newSize &* 2 &+ 32 { return false }
-    }
-    // SAFETY: the block has room for `newSize` bytes.
+  func write(_ content: Content) {
+    // SAFETY: the arena has given as much room as the content needs.
     unsafe content.write(to: base)
-    return true
   }
 
-  /// Gives the block back; the entry must not be used again.
-  func free() {
-    unsafe Glibc.free(base)
+  /// Copies another entry of `size` bytes into room of that size.
+  @inline(__always)
+  func copy(_ other: Entry, size: Int) {
+    unsafe copyBytes(base, other.base, size)
+  }
+
+  /// Marks an entry as removed; its size stays readable.
+  @inline(__always)
+  func markDead() { unsafe base[0] |= Entry.dead }
+
+  /// Writes fillers of `size` bytes in all, 1...65,535, where nothing lives.
+  func fill(_ size: Int) {
+    precondition(size > 0 && size <= 0xffff, "a filler of that size cannot be")
+    if size < 3 {
+      for index in 0..<size {
+        unsafe base[index] = Entry.dead | ValueType.fillerByte << Entry.typeShift
+      }
+      return
+    }
+    unsafe base[0] = Entry.dead | ValueType.filler << Entry.typeShift
+    unsafe UnsafeMutableRawPointer(base).storeBytes(
+      of: UInt16(size), toByteOffset: 1, as: UInt16.self)
+  }
+
+  /// What lies `bytes` behind this entry's beginning.
+  func advanced(by bytes: Int) -> Entry {
+    unsafe Entry(base: base + bytes)
   }
 }

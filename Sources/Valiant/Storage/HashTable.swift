@@ -1,16 +1,19 @@
-import Glibc
-
-/// The table under a keyspace: hash and key to entry, growing in small steps at any size.
+/// The table under a keyspace: hash and key to entry, growing and shrinking in small steps.
 ///
 /// Extendible hashing. A directory, indexed by the hash's upper bits, points to segments; a segment
-/// is an array of at most 256 slots with linear probing. A full segment first doubles, and at 256
-/// slots it splits in two by one more bit of the hash. So the most that one insertion ever moves
-/// is one segment, about 200 entries, however many millions there are; the directory, one word a
-/// segment, doubles when a segment needs more bits than it has.
+/// is an array of at most 340 slots with linear probing. A full segment grows by a fifth to a third,
+/// and at 340 slots it splits in two by one more bit of the hash. So the most that one insertion
+/// ever moves is one segment, about 280 entries, however many millions there are; the directory,
+/// one word a segment, doubles when a segment needs more bits than it has.
 ///
-///     hash     [ shard | directory index ……………………………………… | home: 8 | check: 8 ]
-///     directory word   [ slots - 1: 8 | local depth: 8 | slots' address: 48 ]
-///     slot             [ home: 8 | check: 8 | entry's address: 48 ]      0 = free
+///     hash             [ shard | directory index …………………………………………… | tag: 16 ]
+///     directory word   [ slots: 10 | local depth: 6 | segment's address: 48 ]
+///     segment          [ slot | slot | … | earliest deadline: 48, count: 16 ]
+///     slot             [ tag: 16 | entry's reference: 32 ], 6 bytes; reference 0 = free
+///
+/// A slot's home is the tag scaled to the number of slots, so segments need not be powers of two:
+/// each fills a block of the pool to the last slot, and three sizes for each doubling keep the load
+/// between 0.61 and 0.81.
 ///
 /// Invariants:
 /// 1. An entry lies in the segment of its hash, at its home slot or behind it, with no free slot
@@ -18,161 +21,221 @@ import Glibc
 /// 2. A segment of local depth d stands in 2^(depth - d) neighbouring words of the directory.
 /// 3. A segment holds at most 13/16 of its slots; the word behind the slots counts them.
 /// 4. `count` is the sum over the segments.
+/// 5. No entry of a segment expires before the segment's earliest deadline.
 ///
-/// The home in the slot lets doubling and removal shift entries without touching them; only a
-/// split reads keys again. Removal shifts back, so there are no tombstones. Tried on paper and
-/// dropped: one table a shard that doubles (its stall grows with the shard: 800 µs at 20M keys),
-/// two tables with a moving border (two probes while it moves), linear hashing by buckets
-/// (unsplit buckets carry twice the load, so chains).
+/// The tag in the slot lets growth and removal shift entries without touching them; only a split
+/// reads keys again. Removal shifts back, so there are no tombstones. Tried on paper and dropped:
+/// one table a shard that doubles (its stall grows with the shard: 800 µs at 20M keys), two tables
+/// with a moving border (two probes while it moves), linear hashing by buckets (unsplit buckets
+/// carry twice the load, so chains).
 ///
-/// All methods need the lock of the shard that owns the table.
+/// All methods need the lock of the shard that owns the table. Where entries are looked at, the
+/// arena's `ChunkList` says where they lie.
 @safe struct HashTable: ~Copyable {
   private var directory: UnsafeMutablePointer<UInt64>?
   /// 64 - depth. The depth is at least 1, for a shift by 64 bits would be none.
   private var shift: UInt64 = 63
   private(set) var count = 0
-  /// Bytes in directory and segments, with the allocator's rounding.
+  /// Bytes of directory and segments.
   private(set) var allocatedBytes = 0
 
   /// Bits at the top of the hash that choose the shard and are the same in the whole table.
   private static let shardBits: UInt64 = UInt64(Store.shardBits)
-  private static let addressMask: UInt64 = (1 << 48) - 1
-  private static let tagShift: UInt64 = 48
-  private static let slotsMin: UInt64 = 8
-  private static let slotsMax: UInt64 = 256
+  private static let segmentBytesMin = 64
+  private static let segmentBytesMax = 2048
+  /// Bits that the directory may grow to; behind them come those of the tag.
+  private static let depthMax: UInt64 = 64 - 16 - shardBits
 
   init() {}
 
   /// Bits of the directory index.
   private var depth: UInt64 { 64 &- shift }
 
-  /// Frees the segments, not the entries: who owns those calls `forEachEntry` first.
-  deinit {
-    guard let directory = unsafe directory else { return }
-    forEachSegment { $0.free() }
-    unsafe directory.deallocate()
-  }
-
   // MARK: Places
 
   /// A segment, taken apart from its directory word.
   ///
-  /// Invariant: `slots` points to 2^exponent slots and the count behind them.
+  /// Invariant: `base` points to `slotCount` slots and the word behind them, with room for another
+  /// two bytes' reading.
   @safe private struct Segment {
-    let slots: UnsafeMutablePointer<UInt64>
-    /// One less than the number of slots, a power of two up to 256.
-    let mask: UInt64
+    let base: UnsafeMutableRawPointer
+    /// 9...340.
+    let slotCount: UInt64
     let localDepth: UInt64
+
+    static let slotBytes = 6
+    static let addressMask: UInt64 = (1 << 48) - 1
 
     @inline(__always)
     init(word: UInt64) {
-      // SAFETY: a directory word holds the address of live slots.
-      unsafe slots =
-        UnsafeMutablePointer(
-          bitPattern: UInt(truncatingIfNeeded: word & addressMask)
+      // SAFETY: a directory word holds the address of a live segment.
+      unsafe base =
+        UnsafeMutableRawPointer(
+          bitPattern: UInt(truncatingIfNeeded: word & Segment.addressMask)
         ).unsafelyUnwrapped
-      mask = word &>> 56
-      localDepth = (word &>> 48) & 0xff
+      slotCount = word &>> 54
+      localDepth = (word &>> 48) & 0x3f
     }
 
-    /// - Parameter slotCount: 8, 16 … 256.
-    init(slotCount: UInt64, localDepth: UInt64) {
-      let words = Int(slotCount) + 1
-      guard let block = unsafe calloc(words, 8) else {
-        fatalError("out of memory: \(words * 8) bytes for a table segment")
-      }
-      unsafe slots = block.assumingMemoryBound(to: UInt64.self)
-      mask = slotCount - 1
+    /// An empty segment of `bytes`; nil when there is no memory.
+    init?(bytes: Int, localDepth: UInt64, _ pool: BlockPool) {
+      guard let block = unsafe pool.allocate(bytes) else { return nil }
+      unsafe base = block
+      slotCount = UInt64(Self.slots(bytes: bytes))
       self.localDepth = localDepth
+      unsafe base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+      trailer = Self.noDeadline << 16
+    }
+
+    /// Slots that fit into a block of `bytes`.
+    static func slots(bytes: Int) -> Int { (bytes - 8) / slotBytes }
+
+    /// Bytes of the next larger segment: three sizes a doubling.
+    static func bytes(after bytes: Int) -> Int { BlockPool.capacity(bytes + bytes / 5) }
+
+    /// Bytes of the smallest block in which `count` entries are no more than 2/3 of the slots.
+    static func bytes(for count: UInt64) -> Int {
+      var bytes = segmentBytesMin
+      while bytes < segmentBytesMax, UInt64(slots(bytes: bytes)) * 2 < count * 3 {
+        bytes = Self.bytes(after: bytes)
+      }
+      return bytes
     }
 
     var word: UInt64 {
-      UInt64(UInt(bitPattern: unsafe slots)) | localDepth << 48 | mask << 56
+      UInt64(UInt(bitPattern: unsafe base)) | localDepth << 48 | slotCount << 54
     }
 
-    var slotCount: UInt64 { mask + 1 }
+    /// Bytes of the segment's block.
+    var bytes: Int { BlockPool.capacity(Int(slotCount) * Self.slotBytes + 8) }
 
+    // The word behind the slots.
+
+    static let noDeadline: UInt64 = (1 << 48) - 1
+
+    @inline(__always)
+    var trailer: UInt64 {
+      get {
+        unsafe base.loadUnaligned(fromByteOffset: Int(slotCount) &* Self.slotBytes, as: UInt64.self)
+      }
+      nonmutating set {
+        unsafe base.storeBytes(
+          of: newValue, toByteOffset: Int(slotCount) &* Self.slotBytes, as: UInt64.self)
+      }
+    }
+
+    @inline(__always)
     var count: UInt64 {
-      get { unsafe slots[Int(slotCount)] }
-      nonmutating set { unsafe slots[Int(slotCount)] = newValue }
+      get { trailer & 0xffff }
+      nonmutating set { trailer = (trailer & ~0xffff) | newValue }
     }
 
-    var isFull: Bool { count >= slotCount * 13 / 16 }
+    /// Milliseconds before which nothing in the segment expires.
+    @inline(__always)
+    var earliestDeadline: UInt64 {
+      get { trailer &>> 16 }
+      nonmutating set { trailer = newValue &<< 16 | (trailer & 0xffff) }
+    }
 
-    var allocatedBytes: Int { unsafe Memory.allocatedBytes(slots) }
+    @inline(__always)
+    var isFull: Bool { count &* 16 >= slotCount &* 13 }
+
+    // Slots.
 
     /// The slot's index where an entry with this tag would like to be.
     @inline(__always)
-    func home(_ tag: UInt64) -> UInt64 { (tag &>> 8) & mask }
+    func home(_ tag: UInt64) -> UInt64 { (tag &* slotCount) &>> 16 }
 
     @inline(__always)
-    subscript(index: UInt64) -> UInt64 {
-      get { unsafe slots[Int(truncatingIfNeeded: index)] }
-      nonmutating set { unsafe slots[Int(truncatingIfNeeded: index)] = newValue }
+    func after(_ index: UInt64) -> UInt64 {
+      let next = index &+ 1
+      return next == slotCount ? 0 : next
     }
 
-    /// Puts a slot's word into the first free place from its home on.
+    /// Steps from slot `from` forward to slot `to`.
+    @inline(__always)
+    func distance(_ from: UInt64, _ to: UInt64) -> UInt64 {
+      to >= from ? to &- from : to &+ slotCount &- from
+    }
+
+    @inline(__always)
+    func address(_ index: UInt64) -> UnsafeMutableRawPointer {
+      unsafe base + Int(truncatingIfNeeded: index) &* Self.slotBytes
+    }
+
+    /// Reference in the lower 32 bits, tag in the 16 above.
+    @inline(__always)
+    subscript(index: UInt64) -> UInt64 {
+      get { unsafe address(index).loadUnaligned(as: UInt64.self) & Self.addressMask }
+      nonmutating set {
+        let slot = unsafe address(index)
+        unsafe slot.storeBytes(of: UInt32(truncatingIfNeeded: newValue), as: UInt32.self)
+        unsafe slot.storeBytes(
+          of: UInt16(truncatingIfNeeded: newValue &>> 32), toByteOffset: 4, as: UInt16.self)
+      }
+    }
+
+    /// Puts a slot's content into the first free place from its home on.
     @inline(__always)
     func insert(_ slot: UInt64) {
-      var index = home(slot &>> tagShift)
-      while self[index] != 0 { index = (index &+ 1) & mask }
+      var index = home(slot &>> 32)
+      while self[index] != 0 { index = after(index) }
       self[index] = slot
     }
 
     /// Takes a slot out and closes the gap.
     func remove(at removed: UInt64) {
       var gap = removed
-      var index = (removed &+ 1) & mask
+      var index = after(removed)
       while self[index] != 0 {
         // An entry may move into the gap unless its home lies behind it.
-        let distance = (index &- home(self[index] &>> tagShift)) & mask
-        if distance >= (index &- gap) & mask {
+        if distance(home(self[index] &>> 32), index) >= distance(gap, index) {
           self[gap] = self[index]
           gap = index
         }
-        index = (index &+ 1) & mask
+        index = after(index)
       }
       self[gap] = 0
       count -= 1
     }
 
-    func free() { unsafe Glibc.free(slots) }
+    func free(_ pool: BlockPool) { unsafe pool.free(base, bytes) }
   }
 
   /// Where an entry stands; valid until the table is next changed.
   @safe struct Position {
-    fileprivate let slot: UnsafeMutablePointer<UInt64>
+    fileprivate let slot: UnsafeMutableRawPointer
     fileprivate let hash: UInt64
+    /// The entry that stands there.
+    let entry: Entry
 
     @inline(__always)
-    fileprivate init(slot: UnsafeMutablePointer<UInt64>, hash: UInt64) {
+    fileprivate init(slot: UnsafeMutableRawPointer, hash: UInt64, entry: Entry) {
       unsafe self.slot = slot
       self.hash = hash
+      self.entry = entry
     }
 
-    /// The entry that stands there.
     @inline(__always)
-    var entry: Entry {
-      // SAFETY: an occupied slot holds the address of a live entry.
-      unsafe Entry(base: HashTable.address(slot.pointee))
+    var reference: EntryReference {
+      EntryReference(bits: unsafe slot.loadUnaligned(as: UInt32.self))
     }
 
     /// Puts another entry with the same key in its place.
     @inline(__always)
-    func replace(with entry: Entry) {
-      unsafe slot.pointee = HashTable.slot(entry, tag: slot.pointee &>> tagShift)
+    func replace(with reference: EntryReference) {
+      unsafe slot.storeBytes(of: reference.bits, as: UInt32.self)
     }
   }
 
   @inline(__always)
-  private static func address(_ slot: UInt64) -> UnsafeMutablePointer<UInt8> {
-    unsafe UnsafeMutablePointer(bitPattern: UInt(truncatingIfNeeded: slot & addressMask))
-      .unsafelyUnwrapped
+  private static func slot(_ reference: EntryReference, hash: UInt64) -> UInt64 {
+    UInt64(reference.bits) | (hash & 0xffff) &<< 32
   }
 
   @inline(__always)
-  private static func slot(_ entry: Entry, tag: UInt64) -> UInt64 {
-    UInt64(UInt(bitPattern: unsafe entry.base)) | tag &<< tagShift
+  private static func reference(_ slot: UInt64) -> EntryReference {
+    EntryReference(bits: UInt32(truncatingIfNeeded: slot))
   }
 
   @inline(__always)
@@ -180,52 +243,104 @@ import Glibc
     Int(truncatingIfNeeded: (hash &<< Self.shardBits) &>> shift)
   }
 
+  @inline(__always)
+  private func segment(_ hash: UInt64) -> Segment? {
+    guard let directory = unsafe directory else { return nil }
+    return unsafe Segment(word: directory[directoryIndex(hash)])
+  }
+
   // MARK: Looking up
+
+  /// The slots that a lookup reads one after the other, as addresses.
+  ///
+  /// Invariant: `slot` is one of the segment's, `end` what follows its last one.
+  @safe private struct Probe {
+    private(set) var slot: UnsafeMutableRawPointer
+    private let first: UnsafeMutableRawPointer
+    private let end: UnsafeMutableRawPointer
+
+    @inline(__always)
+    init(_ segment: Segment, hash: UInt64) {
+      unsafe slot = segment.address(segment.home(hash & 0xffff))
+      unsafe first = segment.base
+      unsafe end = segment.address(segment.slotCount)
+    }
+
+    /// The slot's content with two bytes of the next one above it.
+    @inline(__always)
+    var content: UInt64 { unsafe slot.loadUnaligned(as: UInt64.self) }
+
+    @inline(__always)
+    mutating func advance() {
+      unsafe slot += Segment.slotBytes
+      if unsafe slot == end { unsafe slot = first }
+    }
+  }
 
   /// The position of `key`, nil when it is not there. O(1).
   @inline(__always)
-  func find(_ key: Bytes, hash: UInt64) -> Position? {
-    guard let directory = unsafe directory else { return nil }
-    let segment = unsafe Segment(word: directory[directoryIndex(hash)])
-    let tag = hash & 0xffff
-    var index = segment.home(tag)
+  func find(_ key: Bytes, hash: UInt64, in chunks: ChunkList) -> Position? {
+    guard let segment = segment(hash) else { return nil }
+    let tag = UInt16(truncatingIfNeeded: hash)
+    var probe = Probe(segment, hash: hash)
     while true {
-      let slot = segment[index]
-      if slot == 0 { return nil }
-      if slot &>> Self.tagShift == tag {
-        let entry = unsafe Entry(base: Self.address(slot))
+      let slot = probe.content
+      let reference = Self.reference(slot)
+      if reference == .none { return nil }
+      if UInt16(truncatingIfNeeded: slot &>> 32) == tag {
+        let entry = chunks.entry(reference)
         if entry.key == key {
-          return unsafe Position(
-            slot: segment.slots + Int(truncatingIfNeeded: index), hash: hash)
+          return unsafe Position(slot: probe.slot, hash: hash, entry: entry)
         }
       }
-      index = (index &+ 1) & segment.mask
+      probe.advance()
     }
+  }
+
+  /// The position of an entry that is in the table.
+  @inline(__always)
+  func find(_ reference: EntryReference, hash: UInt64, in chunks: ChunkList) -> Position {
+    guard let segment = segment(hash) else { preconditionFailure("an entry without a table") }
+    let wanted = Self.slot(reference, hash: hash)
+    var index = segment.home(hash & 0xffff)
+    while segment[index] != wanted {
+      precondition(segment[index] != 0, "an entry that is not in the table")
+      index = segment.after(index)
+    }
+    return unsafe Position(
+      slot: segment.address(index), hash: hash, entry: chunks.entry(reference))
   }
 
   /// Asks the processor for the cache line of the first slot that a lookup would read.
   @inline(__always)
   func prefetchSlot(hash: UInt64) {
-    guard let directory = unsafe directory else { return }
-    let segment = unsafe Segment(word: directory[directoryIndex(hash)])
-    unsafe Processor.prefetch(segment.slots + Int(truncatingIfNeeded: segment.home(hash & 0xffff)))
+    guard let segment = segment(hash) else { return }
+    unsafe Processor.prefetch(segment.address(segment.home(hash & 0xffff)))
   }
 
   /// Asks the processor for the entry that a lookup would compare first.
   @inline(__always)
-  func prefetchEntry(hash: UInt64) {
-    guard let directory = unsafe directory else { return }
-    let segment = unsafe Segment(word: directory[directoryIndex(hash)])
-    let tag = hash & 0xffff
-    var index = segment.home(tag)
+  func prefetchEntry(hash: UInt64, in chunks: ChunkList) {
+    guard let segment = segment(hash) else { return }
+    let tag = UInt16(truncatingIfNeeded: hash)
+    var probe = Probe(segment, hash: hash)
     while true {
-      let slot = segment[index]
-      if slot == 0 { return }
-      if slot &>> Self.tagShift == tag {
-        unsafe Processor.prefetch(Self.address(slot))
-        return
-      }
-      index = (index &+ 1) & segment.mask
+      let slot = probe.content
+      let reference = Self.reference(slot)
+      if reference == .none { return }
+      if UInt16(truncatingIfNeeded: slot &>> 32) == tag { return chunks.prefetch(reference) }
+      probe.advance()
+    }
+  }
+
+  /// Slots that a walk over a segment's entries asks ahead for: they lie scattered over memory.
+  private static let ahead: UInt64 = 8
+
+  /// Asks the processor for the entry of slot `index`, if there is one.
+  @inline(__always)
+  private func prefetch(_ segment: Segment, _ index: UInt64, in chunks: ChunkList) {
+    if index < segment.slotCount, segment[index] != 0 {
+      chunks.prefetch(Self.reference(segment[index]))
     }
   }
 
@@ -235,96 +350,133 @@ import Glibc
   ///
   /// O(1) amortised; at worst moves the entries of one segment.
   ///
-  /// - Parameter rehash: The hash of an entry's key, needed when a segment splits.
-  mutating func insert(_ entry: Entry, hash: UInt64, rehash: (Bytes) -> UInt64) {
-    let directory = unsafe directory ?? makeDirectory()
-    var segment = unsafe Segment(word: directory[directoryIndex(hash)])
+  /// - Returns: False when there was no memory, and nothing has changed.
+  mutating func insert(
+    _ reference: EntryReference, hash: UInt64, in chunks: ChunkList,
+    _ memory: StorageContext
+  ) -> Bool {
+    if unsafe directory == nil, !makeDirectory(memory.pool) { return false }
+    guard var segment = segment(hash) else { return false }
     while segment.isFull {
-      if segment.slotCount < Self.slotsMax {
-        segment = double(segment, hash: hash)
-      } else {
-        split(segment, hash: hash, rehash: rehash)
-        segment = unsafe Segment(
-          word: self.directory.unsafelyUnwrapped[directoryIndex(hash)])
-      }
+      let hasGrown =
+        segment.bytes < Self.segmentBytesMax
+        ? resize(segment, hash: hash, bytes: Segment.bytes(after: segment.bytes), memory.pool)
+        : split(segment, hash: hash, in: chunks, memory)
+      guard hasGrown, let next = self.segment(hash) else { return false }
+      segment = next
     }
-    segment.insert(Self.slot(entry, tag: hash & 0xffff))
+    segment.insert(Self.slot(reference, hash: hash))
     segment.count += 1
     count += 1
+    return true
   }
 
   /// Takes the entry at `position` out of the table. The caller frees it.
-  mutating func remove(_ position: Position) {
-    guard let directory = unsafe directory else { preconditionFailure("nothing to remove") }
-    let segment = unsafe Segment(word: directory[directoryIndex(position.hash)])
+  mutating func remove(_ position: Position, _ pool: BlockPool) {
+    guard let segment = segment(position.hash) else { preconditionFailure("nothing to remove") }
     // SAFETY: the position lies within this segment's slots.
-    segment.remove(at: UInt64(unsafe position.slot - segment.slots))
+    segment.remove(at: UInt64(unsafe position.slot - segment.base) / UInt64(Segment.slotBytes))
     count -= 1
-    if count == 0 { freeMemory() }
+    shrink(segment, hash: position.hash, pool)
+  }
+
+  /// Makes a segment smaller that holds far less than it could.
+  @inline(__always)
+  private mutating func shrink(_ segment: Segment, hash: UInt64, _ pool: BlockPool) {
+    if count == 0 { return removeAll(pool) }
+    if segment.count &* 5 >= segment.slotCount &* 2 || segment.bytes == Self.segmentBytesMin {
+      return
+    }
+    // Without memory for a smaller one it stays as it is.
+    _ = resize(segment, hash: hash, bytes: Segment.bytes(for: segment.count), pool)
   }
 
   @inline(never)
-  private mutating func makeDirectory() -> UnsafeMutablePointer<UInt64> {
-    let segment = Segment(slotCount: Self.slotsMin, localDepth: 0)
-    let words = UnsafeMutablePointer<UInt64>.allocate(capacity: 2)
+  private mutating func makeDirectory(_ pool: BlockPool) -> Bool {
+    guard let block = unsafe pool.allocate(2 * 8) else { return false }
+    guard let segment = Segment(bytes: Self.segmentBytesMin, localDepth: 0, pool) else {
+      unsafe pool.free(block, 2 * 8)
+      return false
+    }
+    let words = unsafe block.bindMemory(to: UInt64.self, capacity: 2)
     unsafe words.initialize(repeating: segment.word, count: 2)
     unsafe directory = words
     shift = 63
-    allocatedBytes += unsafe segment.allocatedBytes + Memory.allocatedBytes(words)
-    return unsafe words
+    allocatedBytes += segment.bytes + BlockPool.capacity(2 * 8)
+    return true
   }
 
-  /// Moves a segment into one of twice the size: no key is read.
+  /// Moves a segment into one of another size: no key is read.
   @inline(never)
-  private mutating func double(_ old: Segment, hash: UInt64) -> Segment {
-    let new = Segment(slotCount: old.slotCount * 2, localDepth: old.localDepth)
-    for index in 0...old.mask where old[index] != 0 { new.insert(old[index]) }
-    new.count = old.count
+  private mutating func resize(
+    _ old: Segment, hash: UInt64, bytes: Int, _ pool: BlockPool
+  ) -> Bool {
+    guard let new = Segment(bytes: bytes, localDepth: old.localDepth, pool) else { return false }
+    for index in 0..<old.slotCount where old[index] != 0 { new.insert(old[index]) }
+    new.trailer = old.trailer
     publish(new, hash: hash)
-    allocatedBytes += new.allocatedBytes - old.allocatedBytes
-    old.free()
-    return new
+    allocatedBytes += new.bytes - old.bytes
+    old.free(pool)
+    return true
   }
 
   /// Distributes a segment over two by the next bit of its keys' hashes.
   @inline(never)
-  private mutating func split(_ old: Segment, hash: UInt64, rehash: (Bytes) -> UInt64) {
-    if old.localDepth == depth { doubleDirectory() }
-    let low = Segment(slotCount: Self.slotsMax, localDepth: old.localDepth + 1)
-    let high = Segment(slotCount: Self.slotsMax, localDepth: old.localDepth + 1)
+  private mutating func split(
+    _ old: Segment, hash: UInt64, in chunks: ChunkList, _ memory: StorageContext
+  ) -> Bool {
+    let pool = memory.pool
+    if old.localDepth == depth, !doubleDirectory(pool) { return false }
     let bit: UInt64 = 1 << (63 - Self.shardBits - old.localDepth)
-    // Entries are scattered over memory: ask for some ahead while hashing others.
-    let ahead: UInt64 = 8
-    for index in 0...old.mask {
-      if index + ahead <= old.mask {
-        unsafe Processor.prefetch(Self.address(old[index + ahead] | 1))
-      }
+    // Which slots go to the upper half.
+    var isHigh: InlineArray<6, UInt64> = .init(repeating: 0)
+    var highCount: UInt64 = 0
+    for index in 0..<old.slotCount {
+      prefetch(old, index + Self.ahead, in: chunks)
       let slot = old[index]
       if slot == 0 { continue }
-      let entry = unsafe Entry(base: Self.address(slot))
-      let target = rehash(entry.key) & bit == 0 ? low : high
-      target.insert(slot)
-      target.count += 1
+      if memory.hashing.hash(chunks.entry(Self.reference(slot)).key) & bit != 0 {
+        isHigh[Int(index >> 6)] |= 1 << (index & 63)
+        highCount += 1
+      }
     }
+    let localDepth = old.localDepth + 1
+    guard
+      let low = Segment(
+        bytes: Segment.bytes(for: old.count - highCount), localDepth: localDepth, pool)
+    else { return false }
+    guard let high = Segment(bytes: Segment.bytes(for: highCount), localDepth: localDepth, pool)
+    else {
+      low.free(pool)
+      return false
+    }
+    for index in 0..<old.slotCount where old[index] != 0 {
+      (isHigh[Int(index >> 6)] >> (index & 63) & 1 == 0 ? low : high).insert(old[index])
+    }
+    low.trailer = old.trailer & ~0xffff | (old.count - highCount)
+    high.trailer = old.trailer & ~0xffff | highCount
     publish(low, hash: hash & ~bit)
     publish(high, hash: hash | bit)
-    allocatedBytes += low.allocatedBytes + high.allocatedBytes - old.allocatedBytes
-    old.free()
+    allocatedBytes += low.bytes + high.bytes - old.bytes
+    old.free(pool)
+    return true
   }
 
   @inline(never)
-  private mutating func doubleDirectory() {
-    guard let old = unsafe directory else { return }
+  private mutating func doubleDirectory(_ pool: BlockPool) -> Bool {
+    guard let old = unsafe directory, depth < Self.depthMax else { return false }
     let size = 1 << Int(depth)
-    let new = UnsafeMutablePointer<UInt64>.allocate(capacity: size * 2)
+    guard let block = unsafe pool.allocate(size * 2 * 8) else { return false }
+    let new = unsafe block.bindMemory(to: UInt64.self, capacity: size * 2)
     for index in 0..<size {
       unsafe (new + index * 2).initialize(to: old[index])
       unsafe (new + index * 2 + 1).initialize(to: old[index])
     }
-    allocatedBytes += unsafe Memory.allocatedBytes(new) - Memory.allocatedBytes(old)
-    unsafe old.deallocate()
+    allocatedBytes += BlockPool.capacity(size * 2 * 8) - BlockPool.capacity(size * 8)
+    unsafe pool.free(UnsafeMutableRawPointer(old), size * 8)
     unsafe directory = new
     shift -= 1
+    return true
   }
 
   /// Writes a segment into all its words of the directory.
@@ -335,13 +487,85 @@ import Glibc
     for index in first..<first + span { unsafe directory[index] = segment.word }
   }
 
-  private mutating func freeMemory() {
+  /// Gives all memory back. Entries are the arena's.
+  mutating func removeAll(_ pool: BlockPool) {
     guard let directory = unsafe directory else { return }
-    forEachSegment { $0.free() }
-    unsafe directory.deallocate()
+    forEachSegment { $0.free(pool) }
+    unsafe pool.free(UnsafeMutableRawPointer(directory), 8 << Int(depth))
     unsafe self.directory = nil
     shift = 63
+    count = 0
     allocatedBytes = 0
+  }
+
+  // MARK: Deadlines
+
+  /// Notes that an entry with this hash expires at `deadline`.
+  func noteDeadline(_ deadline: Timestamp, hash: UInt64) {
+    guard let segment = segment(hash) else { return }
+    let milliseconds = Self.clamped(deadline)
+    if milliseconds < segment.earliestDeadline { segment.earliestDeadline = milliseconds }
+  }
+
+  /// A deadline in the 48 bits that a segment has for it: those of later than year 10,000 are one.
+  static func clamped(_ deadline: Timestamp) -> UInt64 {
+    UInt64(min(max(deadline.milliseconds, 0), Int(Segment.noDeadline)))
+  }
+
+  /// What a look at one segment has found.
+  struct Look {
+    /// The next segment's cursor, 0 after the last one.
+    var next: UInt64
+    /// The segment's earliest deadline, as `clamped` gives it.
+    var earliestDeadline: UInt64
+  }
+
+  /// Removes the expired entries of the segment at `cursor`, if it can have any.
+  ///
+  /// A cursor is a prefix of the hash, so it stays meaningful while segments split. O(1) when the
+  /// segment's earliest deadline has not come, else O(340).
+  ///
+  /// - Parameters:
+  ///   - cursor: 0 to begin; afterwards what the last call returned.
+  ///   - willRemove: Called with each expired entry.
+  mutating func removeExpired(
+    at cursor: UInt64, now: Timestamp, in chunks: ChunkList, _ pool: BlockPool,
+    _ willRemove: (EntryReference, Entry) -> Void
+  ) -> Look {
+    guard let directory = unsafe directory else {
+      return Look(next: 0, earliestDeadline: Segment.noDeadline)
+    }
+    let first = Int(truncatingIfNeeded: cursor &>> shift)
+    let segment = unsafe Segment(word: directory[first])
+    let span = 1 << Int(depth - segment.localDepth)
+    let next = (first & ~(span - 1)) + span
+    let nextCursor = next >= 1 << Int(depth) ? 0 : UInt64(next) &<< shift
+    if segment.earliestDeadline >= Self.clamped(now) {
+      return Look(next: nextCursor, earliestDeadline: segment.earliestDeadline)
+    }
+    var earliest = Segment.noDeadline
+    var index: UInt64 = 0
+    while index < segment.slotCount {
+      prefetch(segment, index + Self.ahead, in: chunks)
+      let slot = segment[index]
+      if slot == 0 {
+        index += 1
+        continue
+      }
+      let entry = chunks.entry(Self.reference(slot))
+      if entry.isExpired(at: now) {
+        willRemove(Self.reference(slot), entry)
+        // The gap may be filled from behind: this slot is looked at again.
+        segment.remove(at: index)
+        count -= 1
+      } else {
+        if let deadline = entry.deadline { earliest = min(earliest, Self.clamped(deadline)) }
+        index += 1
+      }
+    }
+    segment.earliestDeadline = earliest
+    shrink(segment, hash: cursor &>> Self.shardBits, pool)
+    return Look(next: count == 0 ? 0 : nextCursor, earliestDeadline: earliest)
   }
 
   // MARK: All entries
@@ -358,68 +582,48 @@ import Glibc
   }
 
   /// Calls `body` with each entry; the table must not be changed meanwhile. O(count).
-  func forEachEntry(_ body: (Entry) -> Void) {
+  func forEachEntry(in chunks: ChunkList, _ body: (Entry) -> Void) {
     forEachSegment { segment in
-      for index in 0...segment.mask where segment[index] != 0 {
-        body(unsafe Entry(base: Self.address(segment[index])))
+      for index in 0..<segment.slotCount where segment[index] != 0 {
+        body(chunks.entry(Self.reference(segment[index])))
       }
     }
-  }
-
-  /// Removes the entries of one segment for which `shouldRemove` says so.
-  ///
-  /// A cursor is a prefix of the hash, so it stays meaningful while segments split. O(256).
-  ///
-  /// - Parameter cursor: 0 to begin; afterwards what the last call returned.
-  /// - Returns: The next segment's cursor, 0 after the last one.
-  mutating func removeInSegment(
-    at cursor: UInt64, where shouldRemove: (Entry) -> Bool
-  ) -> UInt64 {
-    guard let directory = unsafe directory else { return 0 }
-    let first = Int(truncatingIfNeeded: cursor &>> shift)
-    let segment = unsafe Segment(word: directory[first])
-    let span = 1 << Int(depth - segment.localDepth)
-    let next = (first & ~(span - 1)) + span
-    let isLast = next >= 1 << Int(depth)
-    let nextCursor = isLast ? 0 : UInt64(next) &<< shift
-    var index: UInt64 = 0
-    while index <= segment.mask {
-      let slot = segment[index]
-      if slot != 0, shouldRemove(unsafe Entry(base: Self.address(slot))) {
-        // The gap may have been filled from behind: look at this slot again.
-        segment.remove(at: index)
-        count -= 1
-      } else {
-        index += 1
-      }
-    }
-    if count == 0 { freeMemory() }
-    return nextCursor
   }
 
   /// Stops the process if an invariant does not hold. O(count); for tests.
-  func checkInvariants(rehash: (Bytes) -> UInt64) {
+  func checkInvariants(in chunks: ChunkList, hashing: SipHash) {
     var total = 0
     var bytes = 0
     forEachSegment { segment in
       var inSegment = 0
-      for index in 0...segment.mask where segment[index] != 0 {
-        let entry = unsafe Entry(base: Self.address(segment[index]))
-        let hash = rehash(entry.key)
-        precondition(segment[index] &>> Self.tagShift == hash & 0xffff, "tag is not the hash's")
-        guard let found = find(entry.key, hash: hash) else {
+      for index in 0..<segment.slotCount where segment[index] != 0 {
+        let entry = chunks.entry(Self.reference(segment[index]))
+        precondition(!entry.isDead, "a dead entry in the table")
+        let hash = hashing.hash(entry.key)
+        precondition(segment[index] &>> 32 == hash & 0xffff, "tag is not the hash's")
+        guard let found = find(entry.key, hash: hash, in: chunks) else {
           preconditionFailure("an entry that is not found")
         }
         precondition(unsafe found.entry.base == entry.base, "a key stands twice")
+        if let deadline = entry.deadline {
+          precondition(
+            Self.clamped(deadline) >= segment.earliestDeadline, "an earlier deadline")
+        }
         inSegment += 1
       }
       precondition(segment.count == UInt64(inSegment), "a segment's count is wrong")
-      precondition(segment.count <= segment.slotCount * 13 / 16, "a segment is too full")
+      precondition(segment.count * 16 <= segment.slotCount * 13 + 16, "a segment is too full")
       total += inSegment
-      bytes += segment.allocatedBytes
+      bytes += segment.bytes
     }
     precondition(total == count, "the table's count is wrong")
-    if let directory = unsafe directory { bytes += unsafe Memory.allocatedBytes(directory) }
+    if unsafe directory != nil { bytes += BlockPool.capacity(8 << Int(depth)) }
     precondition(bytes == allocatedBytes, "the table's bytes are wrong")
   }
+}
+
+/// What changing a keyspace needs from its store: memory, and the hash of keys that move.
+struct StorageContext {
+  let hashing: SipHash
+  let pool: BlockPool
 }

@@ -2,189 +2,299 @@
 ///
 /// All methods need the shard's lock. A key whose deadline has passed does not exist any more: who
 /// comes across it removes it and counts it as expired.
+///
+/// Every change may move entries: no `Entry` or `Value` may be used behind the next call of a
+/// mutating method.
+///
+/// The memory belongs to the store's pool: who drops a keyspace calls `removeAll`, or ends the
+/// pool.
 struct Keyspace: ~Copyable {
   private var table = HashTable()
+  private var arena = EntryArena()
   /// Keys with a deadline.
   private(set) var expiringCount = 0
-  /// Bytes of all entries, with the allocator's rounding.
-  private var entryBytes = 0
   /// Keys removed because their deadline had passed.
   private(set) var expiredCount = 0
+  /// Nothing expires before this moment, as `HashTable.clamped` gives it.
+  private var earliestDeadline = never
+  /// Where the walk for expired keys goes on, 0 when there is none.
   private var sweepCursor: UInt64 = 0
+  /// The earliest deadline in what that walk has left behind.
+  private var sweptEarliest = never
+
+  private static let never = UInt64.max
+  /// Bytes that compaction looks at for each byte that has died, and at least and at most at once.
+  private static let compactionShare = 4
+  private static let compactionBytesMin = 512
+  private static let compactionBytesMax = 16 * 1024
 
   init() {}
-
-  deinit {
-    table.forEachEntry { $0.free() }
-  }
-
-  /// Keys, including those whose deadline has passed and that nobody has come across.
-  var count: Int { table.count }
-
-  /// Bytes that table and entries take from the system.
-  var allocatedBytes: Int { table.allocatedBytes + entryBytes }
-
-  @inline(__always)
-  func prefetchSlot(hash: UInt64) { table.prefetchSlot(hash: hash) }
-
-  @inline(__always)
-  func prefetchEntry(hash: UInt64) { table.prefetchEntry(hash: hash) }
-
-  /// The entry of `key`; nil when it is missing or has expired. O(1).
-  @inline(__always)
-  mutating func find(_ key: Bytes, hash: UInt64, now: Timestamp) -> Entry? {
-    guard let position = table.find(key, hash: hash) else { return nil }
-    if position.entry.isExpired(at: now) {
-      expire(position)
-      return nil
-    }
-    return position.entry
-  }
-
-  /// Sets `key` to `value`, whatever it was before. O(1), and O(value) to copy it.
-  ///
-  /// Allocates nothing when the old entry has room for the new value.
-  ///
-  /// - Parameter deadline: When it expires; nil for never.
-  @inline(__always)
-  mutating func set(
-    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?,
-    rehash: (Bytes) -> UInt64
-  ) {
-    let content = Entry.Content(key: key, value: value, deadline: deadline)
-    guard let position = table.find(key, hash: hash) else {
-      return insert(content, hash: hash, expires: deadline != nil, rehash: rehash)
-    }
-    let old = position.entry
-    if old.hasDeadline { expiringCount &-= 1 }
-    if deadline != nil { expiringCount &+= 1 }
-    if !old.overwrite(content) { replace(position, with: content) }
-  }
-
-  @inline(never)
-  private mutating func insert(
-    _ content: borrowing Entry.Content, hash: UInt64, expires: Bool, rehash: (Bytes) -> UInt64
-  ) {
-    let entry = Entry.allocate(content)
-    entryBytes += entry.allocatedBytes
-    if expires { expiringCount += 1 }
-    table.insert(entry, hash: hash, rehash: rehash)
-  }
-
-  @inline(never)
-  private mutating func replace(
-    _ position: HashTable.Position, with content: borrowing Entry.Content
-  ) {
-    let old = position.entry
-    let new = Entry.allocate(content)
-    entryBytes += new.allocatedBytes - old.allocatedBytes
-    position.replace(with: new)
-    old.free()
-  }
-
-  /// Removes `key`. O(1).
-  ///
-  /// - Returns: False when it was missing or had expired.
-  mutating func remove(_ key: Bytes, hash: UInt64, now: Timestamp) -> Bool {
-    guard let position = table.find(key, hash: hash) else { return false }
-    if position.entry.isExpired(at: now) {
-      expire(position)
-      return false
-    }
-    remove(position)
-    return true
-  }
-
-  /// Gives `key` another deadline, or none.
-  ///
-  /// - Returns: False when the key is missing or has expired.
-  mutating func setDeadline(
-    _ deadline: Timestamp?, of key: Bytes, hash: UInt64, now: Timestamp,
-    rehash: (Bytes) -> UInt64
-  ) -> Bool {
-    guard let entry = find(key, hash: hash, now: now) else { return false }
-    // The header changes its size, so the entry is written anew.
-    entry.value.array.withBytes { value in
-      set(key, hash: hash, to: value, deadline: deadline, rehash: rehash)
-    }
-    return true
-  }
-
-  @inline(never)
-  private mutating func expire(_ position: HashTable.Position) {
-    expiredCount += 1
-    remove(position)
-  }
-
-  private mutating func remove(_ position: HashTable.Position) {
-    let entry = position.entry
-    forget(entry)
-    table.remove(position)
-    entry.free()
-  }
-
-  private mutating func forget(_ entry: Entry) {
-    entryBytes -= entry.allocatedBytes
-    if entry.hasDeadline { expiringCount -= 1 }
-  }
-
-  /// Removes the expired entries of the next segment of the table.
-  ///
-  /// The caller bounds how long the lock is held by the number of calls: one looks at no more than
-  /// 256 slots.
-  ///
-  /// - Returns: Entries removed, and whether the end of the table was reached.
-  mutating func sweepSegment(now: Timestamp) -> (removed: Int, isAtEnd: Bool) {
-    var cursor = sweepCursor
-    let removed = removeExpired(at: &cursor, now: now)
-    sweepCursor = cursor
-    return (removed, cursor == 0)
-  }
-
-  /// Removes the expired entries of one segment.
-  ///
-  /// - Parameter cursor: Where to look, 0 to begin; afterwards where the next segment is, 0 at the
-  ///   end.
-  mutating func removeExpired(at cursor: inout UInt64, now: Timestamp) -> Int {
-    guard expiringCount > 0 else {
-      cursor = 0
-      return 0
-    }
-    var removed = 0
-    var removedBytes = 0
-    cursor = table.removeInSegment(at: cursor) { entry in
-      guard entry.isExpired(at: now) else { return false }
-      removedBytes += entry.allocatedBytes
-      removed += 1
-      entry.free()
-      return true
-    }
-    entryBytes -= removedBytes
-    expiringCount -= removed
-    expiredCount += removed
-    return removed
-  }
 
   /// Begins where `old` ends: empty, with its statistics.
   init(after old: borrowing Keyspace) {
     expiredCount = old.expiredCount
   }
 
+  /// Keys, including those whose deadline has passed and that nobody has come across.
+  var count: Int { table.count }
+
+  /// Bytes of the table, without the entries.
+  var tableBytes: Int { table.allocatedBytes }
+
+  /// What the entries' memory is used for. O(chunks).
+  var entryUsage: EntryArena.Usage { arena.usage }
+
+  /// Bytes that table and entries take from the pool.
+  var allocatedBytes: Int { table.allocatedBytes + arena.allocatedBytes }
+
+  @inline(__always)
+  func prefetchSlot(hash: UInt64) { table.prefetchSlot(hash: hash) }
+
+  @inline(__always)
+  func prefetchEntry(hash: UInt64) { table.prefetchEntry(hash: hash, in: arena.chunks) }
+
+  /// The entry of `key`; nil when it is missing or has expired. O(1).
+  @inline(__always)
+  mutating func find(
+    _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext
+  ) -> Entry? {
+    guard let position = table.find(key, hash: hash, in: arena.chunks) else { return nil }
+    if position.entry.isExpired(at: now) {
+      expire(position, memory)
+      return nil
+    }
+    return position.entry
+  }
+
+  // MARK: Setting
+
+  /// Sets `key` to `value`, whatever it was before. O(1), and O(value) to copy it.
+  ///
+  /// - Parameter deadline: When it expires; nil for never.
+  /// - Returns: False when there was no memory, and nothing has changed.
+  @inline(__always)
+  mutating func set(
+    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?,
+    _ memory: StorageContext
+  ) -> Bool {
+    let content = Entry.Content(key: key, value: value, deadline: deadline, access: 0)
+    guard let position = table.find(key, hash: hash, in: arena.chunks) else {
+      return insert(content, hash: hash, deadline: deadline, memory)
+    }
+    let old = position.entry
+    let hadDeadline = old.hasDeadline
+    let oldSize = old.size
+    if content.size == oldSize {
+      old.write(content)
+    } else if !replace(position, oldSize, with: content, memory) {
+      return false
+    }
+    if hadDeadline { expiringCount &-= 1 }
+    if let deadline { noteDeadline(deadline, hash: hash) }
+    return true
+  }
+
+  @inline(never)
+  private mutating func insert(
+    _ content: borrowing Entry.Content, hash: UInt64, deadline: Timestamp?,
+    _ memory: StorageContext
+  ) -> Bool {
+    let size = content.size
+    guard let reference = arena.allocate(size, memory.pool) else { return false }
+    arena.chunks.entry(reference).write(content)
+    guard table.insert(reference, hash: hash, in: arena.chunks, memory) else {
+      arena.remove(reference, memory.pool)
+      freeIfEmpty(memory)
+      return false
+    }
+    if let deadline { noteDeadline(deadline, hash: hash) }
+    return true
+  }
+
+  /// Puts content of another size in an entry's place.
+  @inline(never)
+  private mutating func replace(
+    _ position: HashTable.Position, _ oldSize: Int, with content: borrowing Entry.Content,
+    _ memory: StorageContext
+  ) -> Bool {
+    let old = position.reference
+    let size = content.size
+    if size < oldSize, oldSize <= EntryArena.sharedEntryBytesMax {
+      position.entry.write(content)
+      position.entry.advanced(by: size).fill(oldSize - size)
+      arena.countDead(oldSize - size, in: old.chunk, memory.pool)
+      compact(oldSize - size, memory)
+      return true
+    }
+    guard let new = arena.allocate(size, memory.pool) else { return false }
+    arena.chunks.entry(new).write(content)
+    position.replace(with: new)
+    arena.remove(old, memory.pool)
+    compact(oldSize, memory)
+    return true
+  }
+
+  @inline(__always)
+  private mutating func noteDeadline(_ deadline: Timestamp, hash: UInt64) {
+    expiringCount &+= 1
+    table.noteDeadline(deadline, hash: hash)
+    earliestDeadline = min(earliestDeadline, HashTable.clamped(deadline))
+  }
+
+  /// Gives `key` another deadline, or none.
+  ///
+  /// - Returns: False when the key is missing or has expired; nil when there was no memory.
+  mutating func setDeadline(
+    _ deadline: Timestamp?, of key: Bytes, hash: UInt64, now: Timestamp,
+    _ memory: StorageContext
+  ) -> Bool? {
+    guard let entry = find(key, hash: hash, now: now, memory) else { return false }
+    // The header changes its size, so the entry is written anew.
+    let isSet = entry.value.array.withBytes { value in
+      set(key, hash: hash, to: value, deadline: deadline, memory)
+    }
+    return isSet ? true : nil
+  }
+
+  // MARK: Removing
+
+  /// Removes `key`. O(1).
+  ///
+  /// - Returns: False when it was missing or had expired.
+  mutating func remove(
+    _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext
+  ) -> Bool {
+    guard let position = table.find(key, hash: hash, in: arena.chunks) else { return false }
+    if position.entry.isExpired(at: now) {
+      expire(position, memory)
+      return false
+    }
+    remove(position, memory)
+    return true
+  }
+
+  @inline(never)
+  private mutating func expire(
+    _ position: HashTable.Position, _ memory: StorageContext
+  ) {
+    expiredCount += 1
+    remove(position, memory)
+  }
+
+  private mutating func remove(
+    _ position: HashTable.Position, _ memory: StorageContext
+  ) {
+    let reference = position.reference
+    let size = position.entry.size
+    if position.entry.hasDeadline { expiringCount -= 1 }
+    table.remove(position, memory.pool)
+    arena.remove(reference, memory.pool)
+    freeIfEmpty(memory)
+    compact(size, memory)
+  }
+
+  private mutating func freeIfEmpty(_ memory: StorageContext) {
+    if table.count == 0 { removeAll(memory.pool) }
+  }
+
+  /// Removes all keys and gives their memory back. O(chunks and segments).
+  mutating func removeAll(_ pool: BlockPool) {
+    table.removeAll(pool)
+    arena.removeAll(pool)
+    expiringCount = 0
+    earliestDeadline = Self.never
+    sweepCursor = 0
+    sweptEarliest = Self.never
+  }
+
+  // MARK: Compacting
+
+  /// Moves a few entries together if much of the memory is dead; `died` bytes pay for it.
+  @inline(__always)
+  private mutating func compact(_ died: Int, _ memory: StorageContext) {
+    if arena.isWasteful { compactSome(died, memory) }
+  }
+
+  @inline(never)
+  private mutating func compactSome(_ died: Int, _ memory: StorageContext) {
+    var budget = min(
+      max(died * Self.compactionShare, Self.compactionBytesMin), Self.compactionBytesMax)
+    while let reference = arena.nextToMove(&budget, memory.pool) {
+      let entry = arena.chunks.entry(reference)
+      let size = entry.size
+      guard let target = arena.allocate(size, memory.pool) else { return }
+      arena.chunks.entry(target).copy(entry, size: size)
+      table.find(reference, hash: memory.hashing.hash(entry.key), in: arena.chunks)
+        .replace(with: target)
+      arena.remove(reference, memory.pool)
+    }
+  }
+
+  // MARK: Expiry
+
+  /// Whether a walk for expired keys would find some, or is under way.
+  func isDue(at now: Timestamp) -> Bool {
+    sweepCursor != 0 || earliestDeadline < HashTable.clamped(now)
+  }
+
+  /// Goes on with the walk for expired keys by one segment of the table, or begins one.
+  ///
+  /// The caller bounds how long the lock is held by the number of calls: one looks at no more than
+  /// 340 slots, and at none when the segment's earliest deadline is still to come.
+  ///
+  /// - Returns: Entries removed, and whether the walk has ended.
+  mutating func sweepSegment(
+    now: Timestamp, _ memory: StorageContext
+  ) -> (removed: Int, isAtEnd: Bool) {
+    guard isDue(at: now) else { return (0, true) }
+    if sweepCursor == 0 {
+      sweptEarliest = Self.never
+      // From now on only of what is set behind the walk's back.
+      earliestDeadline = Self.never
+    }
+    var removed = 0
+    var died = 0
+    let chunks = arena.chunks
+    // Entries die after the table has let go of them all: the arena may free their chunks.
+    var dead: [EntryReference] = []
+    let look = table.removeExpired(at: sweepCursor, now: now, in: chunks, memory.pool) {
+      dead.append($0)
+      died += $1.size
+      removed += 1
+    }
+    for reference in dead { arena.remove(reference, memory.pool) }
+    expiringCount -= removed
+    expiredCount += removed
+    sweptEarliest = min(sweptEarliest, look.earliestDeadline)
+    sweepCursor = look.next
+    if sweepCursor == 0 { earliestDeadline = min(earliestDeadline, sweptEarliest) }
+    freeIfEmpty(memory)
+    compact(died, memory)
+    return (removed, sweepCursor == 0)
+  }
+
+  // MARK: All entries
+
   /// Calls `body` with each entry; nothing may change the keyspace meanwhile. O(count).
   func forEachEntry(_ body: (Entry) -> Void) {
-    table.forEachEntry(body)
+    table.forEachEntry(in: arena.chunks, body)
   }
 
   /// Stops the process if an invariant does not hold. O(count); for tests.
-  func checkInvariants(rehash: (Bytes) -> UInt64) {
-    table.checkInvariants(rehash: rehash)
+  func checkInvariants(hashing: SipHash) {
+    table.checkInvariants(in: arena.chunks, hashing: hashing)
+    let living = arena.checkInvariants()
+    precondition(living.count == table.count, "a living entry that is not in the table")
     var expiring = 0
     var bytes = 0
-    table.forEachEntry { entry in
-      if entry.hasDeadline { expiring += 1 }
-      bytes += entry.allocatedBytes
+    let earliest = min(earliestDeadline, sweepCursor == 0 ? Self.never : 0)
+    table.forEachEntry(in: arena.chunks) { entry in
+      bytes += entry.size
+      guard let deadline = entry.deadline else { return }
+      expiring += 1
+      precondition(HashTable.clamped(deadline) >= earliest, "an earlier deadline")
     }
     precondition(expiring == expiringCount, "the number of expiring keys is wrong")
-    precondition(bytes == entryBytes, "the entries' bytes are wrong")
+    precondition(bytes == living.bytes, "the entries' bytes are wrong")
   }
 }

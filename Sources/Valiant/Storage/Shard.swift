@@ -6,7 +6,7 @@ import Glibc
 ///            8   other databases     address of fifteen keyspaces, nil until one is used
 ///           16   database 0          a keyspace
 ///
-/// 128 bytes, so that two shards never share a cache line; what a lookup reads lies in the first
+/// 192 bytes, so that two shards never share a cache line; what a lookup reads lies in the first
 /// 64. The parts are addressed one by one instead of through a struct, because the exclusive
 /// access that Swift begins on a struct would cover the lock, which other threads read meanwhile.
 ///
@@ -15,7 +15,8 @@ import Glibc
 @safe struct Shard {
   private let base: UnsafeMutableRawPointer
 
-  static let strideBytes = 128
+  static let strideBytes = 192
+  static let alignment = 64
   static let databaseCount = 16
   private static let othersOffset = 8
   private static let mainOffset = 16
@@ -34,7 +35,7 @@ import Glibc
       as: Keyspace.self, to: Keyspace())
   }
 
-  /// Frees everything in the shard. Nobody may use it any more.
+  /// Ends the shard, not the memory of its keys, which is the pool's. Nobody may use it any more.
   func deinitialize() {
     for database in 0..<Self.databaseCount {
       unsafe keyspaceIfUsed(database)?.pointer.deinitialize(count: 1)
@@ -120,6 +121,8 @@ import Glibc
   var expiringCount: Int { unsafe pointer.pointee.expiringCount }
   var expiredCount: Int { unsafe pointer.pointee.expiredCount }
   var allocatedBytes: Int { unsafe pointer.pointee.allocatedBytes }
+  var tableBytes: Int { unsafe pointer.pointee.tableBytes }
+  var entryUsage: EntryArena.Usage { unsafe pointer.pointee.entryUsage }
 
   @inline(__always)
   func prefetchSlot(hash: UInt64) { unsafe pointer.pointee.prefetchSlot(hash: hash) }
@@ -129,35 +132,44 @@ import Glibc
 
   /// See `Keyspace.find`.
   @inline(__always)
-  func find(_ key: Bytes, hash: UInt64, now: Timestamp) -> Entry? {
-    unsafe pointer.pointee.find(key, hash: hash, now: now)
+  func find(
+    _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext
+  ) -> Entry? {
+    unsafe pointer.pointee.find(key, hash: hash, now: now, memory)
   }
 
   /// See `Keyspace.set`.
   @inline(__always)
   func set(
-    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?, hashing: SipHash
-  ) {
-    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline) { hashing.hash($0) }
+    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?,
+    _ memory: StorageContext
+  ) -> Bool {
+    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, memory)
   }
 
   /// See `Keyspace.remove`.
-  func remove(_ key: Bytes, hash: UInt64, now: Timestamp) -> Bool {
-    unsafe pointer.pointee.remove(key, hash: hash, now: now)
+  func remove(
+    _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext
+  ) -> Bool {
+    unsafe pointer.pointee.remove(key, hash: hash, now: now, memory)
   }
 
   /// See `Keyspace.setDeadline`.
   func setDeadline(
-    _ deadline: Timestamp?, of key: Bytes, hash: UInt64, now: Timestamp, hashing: SipHash
-  ) -> Bool {
-    unsafe pointer.pointee.setDeadline(deadline, of: key, hash: hash, now: now) {
-      hashing.hash($0)
-    }
+    _ deadline: Timestamp?, of key: Bytes, hash: UInt64, now: Timestamp,
+    _ memory: StorageContext
+  ) -> Bool? {
+    unsafe pointer.pointee.setDeadline(deadline, of: key, hash: hash, now: now, memory)
   }
 
+  /// See `Keyspace.isDue`.
+  func isDue(at now: Timestamp) -> Bool { unsafe pointer.pointee.isDue(at: now) }
+
   /// See `Keyspace.sweepSegment`.
-  func sweepSegment(now: Timestamp) -> (removed: Int, isAtEnd: Bool) {
-    unsafe pointer.pointee.sweepSegment(now: now)
+  func sweepSegment(
+    now: Timestamp, _ memory: StorageContext
+  ) -> (removed: Int, isAtEnd: Bool) {
+    unsafe pointer.pointee.sweepSegment(now: now, memory)
   }
 
   /// Leaves an empty keyspace and returns the full one. O(1).
@@ -167,12 +179,7 @@ import Glibc
     return full
   }
 
-  /// See `Keyspace.removeExpired`.
-  func removeExpired(at cursor: inout UInt64, now: Timestamp) -> Int {
-    unsafe pointer.pointee.removeExpired(at: &cursor, now: now)
-  }
-
   func checkInvariants(hashing: SipHash) {
-    unsafe pointer.pointee.checkInvariants { hashing.hash($0) }
+    unsafe pointer.pointee.checkInvariants(hashing: hashing)
   }
 }

@@ -6,35 +6,47 @@ import Testing
 private final class Model {
   var keyspace = Keyspace()
   var expected: [[UInt8]: (value: [UInt8], deadline: Timestamp?)] = [:]
-  var now = Timestamp(milliseconds: 1_000_000)
-  let hashing = SipHash(key0: 1, key1: 2)
+  var now = Timestamp(milliseconds: 1_800_000_000_000)
+  let memory = StorageContext(hashing: SipHash(key0: 1, key1: 2), pool: BlockPool())
 
-  func set(_ key: [UInt8], _ value: [UInt8], _ deadline: Timestamp?) {
-    key.withBytes { key in
+  deinit { memory.pool.end() }
+
+  /// - Returns: False when there was no memory; then nothing is expected to have changed.
+  @discardableResult
+  func set(_ key: [UInt8], _ value: [UInt8], _ deadline: Timestamp?) -> Bool {
+    let isSet = key.withBytes { key in
       value.withBytes { value in
         keyspace.set(
-          key, hash: hashing.hash(key), to: value, deadline: deadline,
-          rehash: { [hashing] in hashing.hash($0) })
+          key, hash: memory.hashing.hash(key), to: value, deadline: deadline, memory)
       }
     }
-    expected[key] = (value, deadline)
+    if isSet { expected[key] = (value, deadline) }
+    return isSet
   }
 
-  func setDeadline(_ key: [UInt8], _ deadline: Timestamp?) -> Bool {
+  func setDeadline(_ key: [UInt8], _ deadline: Timestamp?) -> Bool? {
     key.withBytes { key in
-      keyspace.setDeadline(
-        deadline, of: key, hash: hashing.hash(key), now: now,
-        rehash: { [hashing] in hashing.hash($0) })
+      keyspace.setDeadline(deadline, of: key, hash: memory.hashing.hash(key), now: now, memory)
     }
   }
 
   func get(_ key: [UInt8]) -> [UInt8]? {
-    key.withBytes { keyspace.find($0, hash: hashing.hash($0), now: now)?.value.array }
+    key.withBytes {
+      keyspace.find($0, hash: memory.hashing.hash($0), now: now, memory)?.value.array
+    }
+  }
+
+  func deadline(_ key: [UInt8]) -> Timestamp? {
+    key.withBytes {
+      keyspace.find($0, hash: memory.hashing.hash($0), now: now, memory)?.deadline
+    }
   }
 
   func remove(_ key: [UInt8]) -> Bool {
-    key.withBytes { keyspace.remove($0, hash: hashing.hash($0), now: now) }
+    key.withBytes { keyspace.remove($0, hash: memory.hashing.hash($0), now: now, memory) }
   }
+
+  func sweep() -> (removed: Int, isAtEnd: Bool) { keyspace.sweepSegment(now: now, memory) }
 
   func living(_ key: [UInt8]) -> [UInt8]? {
     guard let entry = expected[key] else { return nil }
@@ -42,7 +54,7 @@ private final class Model {
     return entry.value
   }
 
-  func checkInvariants() { keyspace.checkInvariants { hashing.hash($0) } }
+  func checkInvariants() { keyspace.checkInvariants(hashing: memory.hashing) }
 }
 
 @Suite("Keyspace") struct KeyspaceModelTests {
@@ -89,7 +101,7 @@ private final class Model {
         model.expected[key] = living.map { ($0, new) }
       default:
         model.now.milliseconds += Int.random(in: 0...20, using: &random)
-        _ = model.keyspace.sweepSegment(now: model.now)
+        _ = model.sweep()
       }
       if step % 5000 == 0 { model.checkInvariants() }
     }
@@ -101,6 +113,7 @@ private final class Model {
     #expect(count == 0)
     let bytesLeft = model.keyspace.allocatedBytes
     #expect(bytesLeft == 0, "everything is given back")
+    #expect(model.memory.pool.blockBytes == 0)
   }
 
   @Test("sweeping removes every expired key and no other") func sweep() {
@@ -112,7 +125,7 @@ private final class Model {
     model.now.milliseconds += 500
     var removed = 0
     repeat {
-      let step = model.keyspace.sweepSegment(now: model.now)
+      let step = model.sweep()
       removed += step.removed
       if step.isAtEnd { break }
     } while true
@@ -134,10 +147,15 @@ private final class Model {
     // Every value over every other, so that entries change type and size in place.
     for first in values {
       for second in values {
-        for deadline in [nil, Timestamp(milliseconds: model.now.milliseconds + 1)] {
+        for milliseconds in [
+          nil, model.now.milliseconds + 1, 1_577_836_800_000 + (1 << 40) - 2,
+          1_577_836_800_000 + (1 << 40) - 1, (1 << 48) - 1, Int.max,
+        ] {
+          let deadline = milliseconds.map { Timestamp(milliseconds: $0) }
           model.set([1], Array(first.utf8), nil)
           model.set([1], Array(second.utf8), deadline)
           #expect(model.get([1]) == Array(second.utf8))
+          #expect(model.deadline([1]) == deadline)
         }
       }
     }
@@ -154,21 +172,75 @@ private final class Model {
     #expect(expired == 1)
   }
 
-  @Test("no insertion moves more than a segment") func boundedGrowth() {
-    // Counts how many keys are hashed again during each insertion: those are the moved ones.
-    var keyspace = Keyspace()
-    let hashing = SipHash(key0: 3, key1: 4)
-    var worst = 0
-    for number in 0..<100_000 {
-      var moved = 0
-      Array("\(number)".utf8).withBytes { key in
-        keyspace.set(key, hash: hashing.hash(key), to: key, deadline: nil) {
-          moved += 1
-          return hashing.hash($0)
+  @Test("is as it was when there is no memory", arguments: [1, 2, 3, 4] as [UInt64])
+  func allocationFailure(_ seed: UInt64) {
+    var random = Random(seed: seed)
+    let model = Model()
+    let keyCount = [50, 3000][Int(seed) % 2]
+    var failures = 0
+    for step in 0..<30_000 {
+      // Failing on and off, so that every kind of growth meets it.
+      model.memory.pool.fail(after: step % 7 < 4 ? Int.random(in: 0...2, using: &random) : Int.max)
+      let key = Array("\(Int.random(in: 0..<keyCount, using: &random))".utf8)
+      switch Int.random(in: 0..<6, using: &random) {
+      case 0..<3:
+        let size = [3, 50, 5000, 20_000][Int.random(in: 0..<4, using: &random)]
+        let value = [UInt8](repeating: UInt8(step % 251), count: size)
+        if !model.set(key, value, nil) { failures += 1 }
+      case 3:
+        let deadline = Timestamp(milliseconds: model.now.milliseconds + step % 50)
+        let living = model.living(key)
+        switch model.setDeadline(key, deadline) {
+        case nil:
+          failures += 1
+          #expect(living != nil)
+        case .some(let isSet):
+          #expect(isSet == (living != nil))
+          model.expected[key] = living.map { ($0, deadline) }
         }
+      case 4:
+        let expected = model.living(key) != nil
+        #expect(model.remove(key) == expected)
+        model.expected[key] = nil
+      default:
+        model.now.milliseconds += 1
+        _ = model.sweep()
       }
-      worst = max(worst, moved)
+      #expect(model.get(key) == model.living(key), "seed \(seed), step \(step)")
+      if step % 1000 == 0 { model.checkInvariants() }
     }
-    #expect(worst > 0 && worst <= 256)
+    #expect(failures > 100)
+    model.checkInvariants()
+    for key in model.expected.keys { #expect(model.get(key) == model.living(key), "seed \(seed)") }
+  }
+
+  @Test("gives memory back when most keys go") func compaction() {
+    var random = Random(seed: 9)
+    let model = Model()
+    func value() -> [UInt8] {
+      [UInt8](repeating: 1, count: Int.random(in: 1...200, using: &random))
+    }
+    let keyCount = 20_000
+    for number in 0..<keyCount { model.set(Array("key \(number)".utf8), value(), nil) }
+    for _ in 0..<2 * keyCount {
+      let number = Int.random(in: 0..<keyCount, using: &random)
+      model.set(Array("key \(number)".utf8), value(), nil)
+    }
+    func ratio() -> Double {
+      let live = model.expected.reduce(0) { $0 + $1.key.count + $1.value.value.count }
+      return Double(model.keyspace.allocatedBytes) / Double(live)
+    }
+    model.checkInvariants()
+    let full = ratio()
+    #expect(full < 1.45, "\(full)")
+    for number in 0..<keyCount where number % 10 != 0 {
+      let key = Array("key \(number)".utf8)
+      _ = model.remove(key)
+      model.expected[key] = nil
+      if number % 1000 == 1 { model.checkInvariants() }
+    }
+    let sparse = ratio()
+    #expect(sparse < 1.45, "\(sparse)")
+    for (key, entry) in model.expected { #expect(model.get(key) == entry.value) }
   }
 }

@@ -1,0 +1,434 @@
+/// Where an entry lies: a chunk's number and a byte within it, in 32 bits.
+///
+/// Good until the arena is compacted, which moves entries and writes their new references into
+/// the table.
+struct EntryReference: Equatable {
+  let bits: UInt32
+
+  /// No entry: no chunk has the number 0.
+  static let none = EntryReference(bits: 0)
+
+  @inline(__always)
+  init(bits: UInt32) { self.bits = bits }
+
+  @inline(__always)
+  init(chunk: UInt32, offset: UInt32) { bits = chunk &<< 16 | offset }
+
+  @inline(__always)
+  var chunk: UInt32 { bits &>> 16 }
+  @inline(__always)
+  var offset: UInt32 { bits & 0xffff }
+}
+
+/// The memory of one keyspace's entries: a log of chunks, compacted one chunk at a time.
+///
+/// A new entry is put behind the last one in the current chunk, to the byte: nothing is rounded.
+/// An entry that is removed stays where it is, marked as dead. When more than a seventh of the
+/// arena is dead, each removal pays for a few steps of compaction: the entries of the chunk with
+/// the most dead bytes are moved behind the current end one by one, and the chunk is freed.
+///
+/// Chunks are a sixteenth of the arena, 8 KiB to 64 KiB. The current one begins small and grows
+/// to that size in steps, for which its bytes are copied: references stay good, and what is not
+/// filled yet hardly counts. An entry of more than 16 KiB has a chunk of its own, from which it
+/// never moves.
+///
+///     chunk   [ entry | entry | dead entry | entry | … | not used yet ]
+///
+/// Invariants:
+/// 1. Every chunk is a sequence of entries, dead entries and fillers, up to `used`.
+/// 2. `dead` of a chunk counts the bytes of dead entries and fillers in it.
+/// 3. `deadBytes` is the sum of all chunks' `dead`; `chunkBytes` that of all chunks' sizes.
+/// 4. Only the current chunk has room behind `used`.
+///
+/// Tried on paper and dropped: blocks by size class (rounding costs 4 bytes an entry, and what
+/// survives a mass deletion pins all pages), moving entries within a chunk (it would have to be
+/// one step for each chunk, or leave holes), chunks of a fixed size (half of one is empty in each
+/// of a thousand shards: 3 % of a million keys). All methods need the shard's lock.
+@safe struct EntryArena: ~Copyable {
+  private(set) var chunks: ChunkList
+  /// Chunk numbers that there is room for, and those ever used.
+  private var capacity: UInt32 = 0
+  private var end: UInt32 = 1
+  /// First of the numbers that are free again, chained through `used`.
+  private var free: UInt32 = 0
+  /// The chunk that is being filled, 0 when there is none, its size, and to what it may grow.
+  private var current: UInt32 = 0
+  private var currentSize: UInt32 = 0
+  private var currentSizeMax: UInt32 = 0
+  /// The chunk that is being emptied, 0 when there is none, and how far that has come.
+  private var victim: UInt32 = 0
+  private var victimOffset: UInt32 = 0
+  /// Where the search for the next victim goes on.
+  private var searched: UInt32 = 0
+  private var deadBytes = 0
+  private var chunkBytes = 0
+
+  private static let chunkShare = 16
+  private static let chunkBytesMin = 8 * 1024
+  private static let chunkBytesMax = BlockPool.pageBytes
+  /// An entry larger than this gets a chunk of its own.
+  static let sharedEntryBytesMax = 16 * 1024
+  private static let chunkCountMax: UInt32 = 1 << 16
+  /// A new chunk begins with this part of the size that it may grow to; an arena's first one with
+  /// one entry.
+  private static let firstShare = 4
+  private static let deadShare = 7
+  /// Chunks that one search for a victim looks at.
+  private static let searchedMax: UInt32 = 64
+
+  init() { chunks = ChunkList() }
+
+  /// Bytes taken from the pool.
+  var allocatedBytes: Int {
+    chunkBytes + (capacity == 0 ? 0 : BlockPool.capacity(Int(capacity) * ChunkList.strideBytes))
+  }
+
+  /// What the arena's memory is used for, in bytes.
+  struct Usage {
+    /// Living entries.
+    var live = 0
+    /// Removed entries that compaction has not reached, and what was left at the end of chunks.
+    var dead = 0
+    /// Room that is not filled yet, rounding, and the list of chunks.
+    var spare = 0
+
+    static func += (left: inout Usage, right: Usage) {
+      left.live += right.live
+      left.dead += right.dead
+      left.spare += right.spare
+    }
+  }
+
+  /// O(chunks).
+  var usage: Usage {
+    var used = 0
+    for number in 1..<max(end, 1) where !chunks[number].isFree { used += Int(chunks[number].used) }
+    return Usage(live: used - deadBytes, dead: deadBytes, spare: allocatedBytes - used)
+  }
+
+  // MARK: Adding
+
+  /// Room for an entry of `size` bytes; nil when there is no memory.
+  ///
+  /// References stay good, but entries may be elsewhere in memory afterwards.
+  @inline(__always)
+  mutating func allocate(_ size: Int, _ pool: BlockPool) -> EntryReference? {
+    if current != 0 {
+      let used = chunks[current].used
+      if size <= Int(currentSize &- used) {
+        chunks[current].used = used &+ UInt32(truncatingIfNeeded: size)
+        return EntryReference(chunk: current, offset: used)
+      }
+    }
+    return allocateElsewhere(size, pool)
+  }
+
+  @inline(never)
+  private mutating func allocateElsewhere(_ size: Int, _ pool: BlockPool) -> EntryReference? {
+    if size > Self.sharedEntryBytesMax {
+      guard let number = addChunk(size, pool) else { return nil }
+      chunks[number].used = UInt32(size)
+      return EntryReference(chunk: number, offset: 0)
+    }
+    if current != 0, Int(chunks[current].used) + size <= Int(currentSizeMax) {
+      guard growCurrent(by: size, pool) else { return nil }
+    } else {
+      let sizeMax = max(wantedChunkBytes, Self.powerOfTwo(from: size))
+      let isFirst = chunkBytes == 0
+      let firstSize = BlockPool.capacity(isFirst ? size : max(size, sizeMax / Self.firstShare))
+      guard let number = addChunk(firstSize, pool) else { return nil }
+      closeCurrent(pool)
+      current = number
+      currentSize = UInt32(firstSize)
+      currentSizeMax = UInt32(sizeMax)
+    }
+    let used = chunks[current].used
+    chunks[current].used = used + UInt32(size)
+    return EntryReference(chunk: current, offset: used)
+  }
+
+  /// Moves the current chunk into the next larger block that has room for `size` more bytes.
+  private mutating func growCurrent(by size: Int, _ pool: BlockPool) -> Bool {
+    let used = Int(chunks[current].used)
+    let newSize = BlockPool.capacity(max(used + size, Int(currentSize) + 1))
+    guard let block = unsafe pool.allocate(newSize) else { return false }
+    unsafe block.copyMemory(from: chunks[current].base, byteCount: used)
+    unsafe pool.free(chunks[current].base, Int(currentSize))
+    unsafe chunks[current].move(to: block)
+    chunkBytes += newSize - Int(currentSize)
+    currentSize = UInt32(newSize)
+    return true
+  }
+
+  /// The size of a new chunk.
+  private var wantedChunkBytes: Int {
+    let share = chunkBytes / Self.chunkShare
+    if share <= Self.chunkBytesMin { return Self.chunkBytesMin }
+    return min(Self.powerOfTwo(from: share + 1) / 2, Self.chunkBytesMax)
+  }
+
+  /// The least power of two that is not below `bytes`.
+  private static func powerOfTwo(from bytes: Int) -> Int {
+    1 << (Int.bitWidth - (bytes - 1).leadingZeroBitCount)
+  }
+
+  private mutating func addChunk(_ size: Int, _ pool: BlockPool) -> UInt32? {
+    var number = free
+    if number == 0 {
+      if end >= capacity, !growList(pool) { return nil }
+      number = end
+    }
+    guard let block = unsafe pool.allocate(size) else { return nil }
+    if free == 0 { end += 1 } else { free = chunks[number].used }
+    chunks[number] = unsafe Chunk(base: block)
+    chunkBytes += BlockPool.capacity(size)
+    return number
+  }
+
+  private mutating func growList(_ pool: BlockPool) -> Bool {
+    let wanted = max(4, min(capacity + capacity / 2, Self.chunkCountMax))
+    guard wanted > capacity, let list = ChunkList(count: Int(wanted), pool) else { return false }
+    list.copy(from: chunks, count: Int(capacity))
+    chunks.free(count: Int(capacity), pool)
+    chunks = list
+    capacity = wanted
+    return true
+  }
+
+  /// Counts the rest of the current chunk as dead, so that nothing is added to it any more.
+  private mutating func closeCurrent(_ pool: BlockPool) {
+    guard current != 0 else { return }
+    let number = current
+    let used = chunks[number].used
+    let rest = currentSize - used
+    current = 0
+    if rest > 0 {
+      if used > 0 { chunks.entry(EntryReference(chunk: number, offset: used)).fill(Int(rest)) }
+      chunks[number].used = currentSize
+      chunks[number].dead += rest
+      deadBytes += Int(rest)
+    }
+    if chunks[number].dead == chunks[number].used { freeChunk(number, pool) }
+  }
+
+  // MARK: Removing
+
+  /// Marks the entry as dead. Moves no other entry.
+  @inline(__always)
+  mutating func remove(_ reference: EntryReference, _ pool: BlockPool) {
+    let entry = chunks.entry(reference)
+    let size = entry.size
+    entry.markDead()
+    countDead(size, in: reference.chunk, pool)
+  }
+
+  /// Counts `size` bytes in a chunk as dead, which a dead entry or a filler holds.
+  mutating func countDead(_ size: Int, in number: UInt32, _ pool: BlockPool) {
+    deadBytes += size
+    let dead = chunks[number].dead &+ UInt32(truncatingIfNeeded: size)
+    chunks[number].dead = dead
+    guard dead == chunks[number].used else { return }
+    if number == current {
+      // Nothing in it lives: begin again.
+      deadBytes -= Int(dead)
+      chunks[number].used = 0
+      chunks[number].dead = 0
+    } else {
+      freeChunk(number, pool)
+    }
+  }
+
+  private mutating func freeChunk(_ number: UInt32, _ pool: BlockPool) {
+    let size = Int(chunks[number].used)
+    deadBytes -= Int(chunks[number].dead)
+    chunkBytes -= BlockPool.capacity(size)
+    unsafe pool.free(chunks[number].base, size)
+    chunks[number].used = free
+    chunks[number].markFree()
+    free = number
+    if victim == number { victim = 0 }
+  }
+
+  /// Gives all memory back. What was in the arena is gone.
+  mutating func removeAll(_ pool: BlockPool) {
+    var number: UInt32 = 1
+    while number < end {
+      if !chunks[number].isFree {
+        let size = number == current ? currentSize : chunks[number].used
+        unsafe pool.free(chunks[number].base, Int(size))
+      }
+      number += 1
+    }
+    chunks.free(count: Int(capacity), pool)
+    self = EntryArena()
+  }
+
+  // MARK: Compacting
+
+  /// Whether so much is dead that removals should pay for compaction.
+  @inline(__always)
+  var isWasteful: Bool { deadBytes &* Self.deadShare > chunkBytes }
+
+  /// The next living entry of the chunk that is being emptied; nil when the budget is used up or
+  /// nothing is worth emptying.
+  ///
+  /// The caller puts the entry elsewhere and removes this one before it asks for another.
+  ///
+  /// - Parameter budget: Bytes still to be looked at; less by what was.
+  mutating func nextToMove(_ budget: inout Int, _ pool: BlockPool) -> EntryReference? {
+    while budget > 0 {
+      if victim != 0, victimOffset == chunks[victim].used { victim = 0 }
+      if victim == 0, !chooseVictim(pool) { return nil }
+      let reference = EntryReference(chunk: victim, offset: victimOffset)
+      let entry = chunks.entry(reference)
+      let size = entry.size
+      budget -= size
+      victimOffset += UInt32(size)
+      if !entry.isDead { return reference }
+    }
+    return nil
+  }
+
+  /// The chunk with the most dead bytes of those that are searched this time.
+  private mutating func chooseVictim(_ pool: BlockPool) -> Bool {
+    // A current chunk from larger days holds more than all others together.
+    if current != 0, Int(currentSize) > 4 * wantedChunkBytes { closeCurrent(pool) }
+    var best: UInt32 = 0
+    var bestDead: UInt64 = 0
+    var looked: UInt32 = 0
+    while looked < min(end, Self.searchedMax) {
+      looked += 1
+      searched = searched + 1 < end ? searched + 1 : 1
+      let number = searched
+      if number == current || number >= end || chunks[number].isFree { continue }
+      // Dead share in 1/256; a chunk of one entry has none.
+      let share = UInt64(chunks[number].dead) << 8 / UInt64(chunks[number].used)
+      if share > bestDead { (best, bestDead) = (number, share) }
+    }
+    // Moving nearly everything to win next to nothing is not worth it.
+    if bestDead < 256 / 16 {
+      // Then it is the current chunk that holds what is dead.
+      guard current != 0, chunks[current].dead * 4 > chunks[current].used else { return false }
+      best = current
+      closeCurrent(pool)
+      if chunks[best].isFree { return false }
+    }
+    victim = best
+    victimOffset = 0
+    return true
+  }
+
+  /// Stops the process if an invariant does not hold. O(count); for tests.
+  ///
+  /// - Returns: How many living entries there are, and their bytes.
+  func checkInvariants() -> (count: Int, bytes: Int) {
+    var (living, livingBytes, dead, bytes) = (0, 0, 0, 0)
+    var number: UInt32 = 1
+    while number < end {
+      defer { number += 1 }
+      let chunk = chunks[number]
+      if chunk.isFree { continue }
+      var offset: UInt32 = 0
+      var deadHere: UInt32 = 0
+      while offset < chunk.used {
+        let entry = chunks.entry(EntryReference(chunk: number, offset: offset))
+        if entry.isDead { deadHere += UInt32(entry.size) } else { living += 1 }
+        offset += UInt32(entry.size)
+      }
+      precondition(offset == chunk.used, "a chunk does not end with an entry")
+      precondition(deadHere == chunk.dead, "a chunk's dead bytes are wrong")
+      precondition(number == current || deadHere < chunk.used, "a chunk without living entries")
+      dead += Int(deadHere)
+      livingBytes += Int(chunk.used - deadHere)
+      bytes += BlockPool.capacity(Int(number == current ? currentSize : chunk.used))
+    }
+    precondition(dead == deadBytes, "the arena's dead bytes are wrong")
+    precondition(bytes == chunkBytes, "the arena's bytes are wrong")
+    return (living, livingBytes)
+  }
+}
+
+/// One chunk of an arena.
+///
+/// Invariant: `base` points to a block of the pool, nil for a number that is free.
+@safe struct Chunk {
+  private var address: UnsafeMutableRawPointer?
+  /// Bytes behind which nothing has been put; for a free number the next free one.
+  var used: UInt32 = 0
+  /// Bytes of dead entries and fillers.
+  var dead: UInt32 = 0
+
+  init(base: UnsafeMutableRawPointer?) {
+    unsafe address = base
+  }
+
+  @inline(__always)
+  var base: UnsafeMutableRawPointer { unsafe address.unsafelyUnwrapped }
+
+  var isFree: Bool { unsafe address == nil }
+
+  /// Has the content elsewhere, where the caller has copied it.
+  mutating func move(to block: UnsafeMutableRawPointer) { unsafe address = block }
+
+  mutating func markFree() {
+    let next = used
+    self = unsafe Chunk(base: nil)
+    used = next
+  }
+}
+
+/// The chunks of an arena by number: what turns a reference into an entry.
+///
+/// Invariant: `base` points to as many chunks as the arena's `capacity` says. A reference that
+/// stands in the keyspace's table names a living entry of one of them.
+@safe struct ChunkList {
+  private let base: UnsafeMutablePointer<Chunk>?
+
+  static let strideBytes = MemoryLayout<Chunk>.stride
+
+  init() { unsafe base = nil }
+
+  init?(count: Int, _ pool: BlockPool) {
+    guard let block = unsafe pool.allocate(count * Self.strideBytes) else { return nil }
+    unsafe base = block.bindMemory(to: Chunk.self, capacity: count)
+    unsafe base?.initialize(repeating: Chunk(base: nil), count: count)
+  }
+
+  func copy(from other: ChunkList, count: Int) {
+    guard let source = unsafe other.base, let target = unsafe base else { return }
+    unsafe target.update(from: source, count: count)
+  }
+
+  func free(count: Int, _ pool: BlockPool) {
+    guard let base = unsafe base else { return }
+    unsafe pool.free(UnsafeMutableRawPointer(base), count * Self.strideBytes)
+  }
+
+  @inline(__always)
+  subscript(number: UInt32) -> Chunk {
+    get { unsafe base.unsafelyUnwrapped[Int(truncatingIfNeeded: number)] }
+    nonmutating _modify {
+      yield unsafe &base.unsafelyUnwrapped[Int(truncatingIfNeeded: number)]
+    }
+  }
+
+  /// The entry at `reference`.
+  @inline(__always)
+  func entry(_ reference: EntryReference) -> Entry {
+    unsafe Entry(base: address(reference))
+  }
+
+  @inline(__always)
+  private func address(_ reference: EntryReference) -> UnsafeMutablePointer<UInt8> {
+    // SAFETY: a reference lies within its chunk.
+    let chunk = unsafe base.unsafelyUnwrapped + Int(truncatingIfNeeded: reference.chunk)
+    return unsafe (chunk.pointee.base + Int(truncatingIfNeeded: reference.offset))
+      .assumingMemoryBound(to: UInt8.self)
+  }
+
+  /// Asks the processor for the entry's first cache line.
+  @inline(__always)
+  func prefetch(_ reference: EntryReference) {
+    unsafe Processor.prefetch(address(reference))
+  }
+}

@@ -1,0 +1,59 @@
+/// The shards of a store, one behind the other.
+///
+/// Invariant: `base` points to `Store.shardCount` shards from `init` until `free`, which the store
+/// that owns them calls at its end. Each shard guards itself by its lock.
+@safe struct ShardArray: Sendable {
+  nonisolated(unsafe) private let base: UnsafeMutableRawPointer
+
+  init() {
+    unsafe base = .allocate(
+      byteCount: Store.shardCount * Shard.strideBytes, alignment: Shard.alignment)
+    for index in 0..<Store.shardCount {
+      unsafe Shard.initialize(base + index * Shard.strideBytes)
+    }
+  }
+
+  func free() {
+    for index in 0..<Store.shardCount { self[index].deinitialize() }
+    unsafe base.deallocate()
+  }
+
+  @inline(__always)
+  subscript(index: Int) -> Shard {
+    precondition(UInt(bitPattern: index) < UInt(bitPattern: Store.shardCount), "no such shard")
+    return unsafe Shard(base: base + index &* Shard.strideBytes)
+  }
+
+  /// The shard of the keys with this hash: its upper bits choose.
+  @inline(__always)
+  subscript(hash hash: UInt64) -> Shard {
+    // SAFETY: the upper `shardBits` bits are below `shardCount`.
+    let index = Int(truncatingIfNeeded: hash &>> UInt64(64 - Store.shardBits))
+    return unsafe Shard(base: base + index &* Shard.strideBytes)
+  }
+}
+
+/// The shards that a command touches: locked in ascending order, each once, so that two commands
+/// can never wait for each other in a circle.
+struct ShardSet {
+  private var words: InlineArray<16, UInt64> = .init(repeating: 0)
+
+  /// Adds the shard of a key with this hash.
+  mutating func insert(hash: UInt64) {
+    let shard = Int(truncatingIfNeeded: hash &>> UInt64(64 - Store.shardBits))
+    words[shard >> 6] |= 1 << UInt64(shard & 63)
+  }
+
+  func lock(in store: Store) { forEach { store.shard($0).lock() } }
+  func unlock(in store: Store) { forEach { store.shard($0).unlock() } }
+
+  private func forEach(_ body: (Int) -> Void) {
+    for index in words.indices {
+      var word = words[index]
+      while word != 0 {
+        body(index << 6 + word.trailingZeroBitCount)
+        word &= word - 1
+      }
+    }
+  }
+}
