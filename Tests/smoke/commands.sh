@@ -227,6 +227,46 @@ server_commands() {
   refuses "$syntax" SHUTDOWN BOGUS
 }
 
+memory_commands() {
+  gives 'OK' SET smoke:object 12345
+  gives '"int"' OBJECT ENCODING smoke:object
+  gives '(integer) 1' EXISTS smoke:object
+  gives '(integer) 0' OBJECT IDLETIME smoke:object
+  shows '(integer) [1-9]*' OBJECT REFCOUNT smoke:object
+  shows '(error) ERR An LFU maxmemory policy is not selected, access frequency not tracked.*' OBJECT FREQ smoke:object
+  gives 'OK' SET smoke:object text
+  gives '"embstr"' OBJECT ENCODING smoke:object
+  gives 'OK' SET smoke:object "$(printf '%050d' 1)x"
+  gives '"raw"' OBJECT ENCODING smoke:object
+  gives '(nil)' OBJECT ENCODING smoke:none
+  gives '(nil)' OBJECT IDLETIME smoke:none
+  refuses "$(arity 'object|encoding')" OBJECT ENCODING
+  shows '(integer) [1-9][0-9]*' MEMORY USAGE smoke:object
+  shows '(integer) [1-9][0-9]*' MEMORY USAGE smoke:object SAMPLES 5
+  gives '(nil)' MEMORY USAGE smoke:none
+  refuses "$syntax" MEMORY USAGE smoke:object SAMPLES
+  shows '*"total.allocated"*"keys.count"*"dataset.bytes"*' MEMORY STATS
+
+  gives 'OK' CONFIG SET maxmemory-policy allkeys-lfu
+  shows '(error) ERR An LFU maxmemory policy is selected, idle time not tracked.*' OBJECT IDLETIME smoke:object
+  gives 'OK' SET smoke:used 1
+  shows '(integer) [0-9]*' OBJECT FREQ smoke:used
+  gives 'OK' CONFIG SET maxmemory-policy noeviction
+  shows "(error) ERR CONFIG SET failed (possibly related to argument 'maxmemory-policy') - argument(s) must be one of *" \
+    CONFIG SET maxmemory-policy nosuch
+  shows "(error) ERR CONFIG SET failed (possibly related to argument 'maxmemory') - argument must be a memory value*" \
+    CONFIG SET maxmemory nothing
+  gives 'OK' CONFIG SET maxmemory 1
+  shows '*"maxmemory"*"1"*' CONFIG GET maxmemory
+  refuses "OOM command not allowed when used memory > 'maxmemory'." SET smoke:more 1
+  gives '"1"' GET smoke:used
+  gives '(integer) 1' DEL smoke:used
+  gives 'OK' CONFIG SET maxmemory 0
+  gives 'OK' SET smoke:more 1
+  gives '(integer) 2' DEL smoke:more smoke:object
+  shows '*maxmemory:0*maxmemory_policy:noeviction*' INFO memory
+}
+
 for protocol in 2 3; do
   connection_commands
   string_commands
@@ -234,6 +274,7 @@ for protocol in 2 3; do
   key_commands
   client_commands
   server_commands
+  memory_commands
 done
 
 # ---- Bytes of RESP2 and RESP3, and what needs two connections ------------------------------------------------------

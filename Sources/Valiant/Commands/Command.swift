@@ -128,6 +128,11 @@ struct Command: Sendable {
       KeyPositions(first: 1, last: 1, step: 1, access: access)
     }
 
+    /// The one key of a subcommand.
+    static func second(_ access: String...) -> KeyPositions {
+      KeyPositions(first: 2, last: 2, step: 1, access: access)
+    }
+
     static func all(_ access: String...) -> KeyPositions {
       KeyPositions(first: 1, last: -1, step: 1, access: access)
     }

@@ -7,7 +7,8 @@
   private unowned(unsafe) let serverReference: Server
   private unowned(unsafe) let workerReference: Worker
   private let shards: ShardArray
-  let memory: StorageContext
+  /// With this loop's way of noting uses of entries.
+  fileprivate(set) var memory: StorageContext
 
   /// The command that runs, its arguments and who sent it.
   fileprivate(set) var row: UnsafePointer<CommandTable.Row>
@@ -18,6 +19,10 @@
   var now = Timestamp(milliseconds: 0)
   /// Where the answer goes.
   var reply = ReplyWriter()
+  /// Most bytes that the store may take; `Int.max` for no limit.
+  private(set) var memoryMax = Int.max
+  private var accessMilliseconds = Int.min / 2
+  private var settingsGeneration = -1
   fileprivate var hashes = KeyHashes()
   private let statistics: Statistics
 
@@ -71,7 +76,8 @@
   /// - Throws: `wrongType` when the key holds something else.
   @inline(__always)
   func string(_ index: Int) throws(CommandError) -> Value? {
-    guard let entry = entry(index) else {
+    let key = key(index)
+    guard let entry = key.keyspace.use(key.bytes, hash: key.hash, now: now, memory) else {
       statistics.keyspaceMisses.add()
       return nil
     }
@@ -105,6 +111,48 @@
   }
 
   // MARK: For the dispatcher
+
+  /// Prepares for a batch of commands that run at `now`.
+  @inline(__always)
+  mutating func begin(at now: Timestamp) {
+    self.now = now
+    // The stamps of entries change once a second at most.
+    if now.milliseconds &- accessMilliseconds >= 1000
+      || settingsGeneration != worker.settingsGeneration
+    {
+      renewAccess()
+    }
+  }
+
+  /// Takes over what the settings say about eviction.
+  @inline(never)
+  private mutating func renewAccess() {
+    let settings = worker.settings
+    settingsGeneration = worker.settingsGeneration
+    accessMilliseconds = now.milliseconds / 1000 * 1000
+    memoryMax = settings.maxMemory.bytes == 0 ? Int.max : settings.maxMemory.bytes
+    memory.access = AccessTracking(
+      settings.evictionPolicy.tracking, now: now, logFactor: settings.lfuLogFactor,
+      decayMinutes: settings.lfuDecayMinutes)
+  }
+
+  /// Whether memory is limited at all.
+  @inline(__always)
+  var isLimited: Bool { memoryMax != Int.max }
+
+  /// Makes room for a command that needs `bytes` more, by the eviction policy.
+  ///
+  /// Before the locks of its keys are taken.
+  ///
+  /// - Throws: `aboveMemoryMax` when that cannot be.
+  @inline(never)
+  func makeRoom(for bytes: Int) throws(CommandError) {
+    if memory.pool.blockBytes &+ bytes <= memoryMax { return }
+    let hasRoom = memory.eviction.makeRoom(
+      for: bytes, below: memoryMax, in: server.store, policy: settings.evictionPolicy, now: now,
+      memory)
+    if !hasRoom { throw .aboveMemoryMax }
+  }
 
   /// Prepares for a command. The hash is that of its first key.
   @inline(__always)

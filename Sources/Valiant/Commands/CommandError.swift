@@ -4,6 +4,9 @@
 enum CommandError: Error {
   case wrongType
   case outOfMemory
+  case aboveMemoryMax
+  case frequencyNotTracked
+  case idleTimeNotTracked
   case syntax
   case notAnInteger
   case databaseOutOfRange
@@ -59,6 +62,14 @@ enum CommandError: Error {
     switch self {
     case .wrongType: "WRONGTYPE Operation against a key holding the wrong kind of value"
     case .outOfMemory: "OOM the system has no memory left; nothing was changed"
+    case .aboveMemoryMax: "OOM command not allowed when used memory > 'maxmemory'."
+    case .frequencyNotTracked:
+      "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note "
+        + "that when switching between policies at runtime LRU and LFU data will take some time "
+        + "to adjust."
+    case .idleTimeNotTracked:
+      "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when "
+        + "switching between policies at runtime LRU and LFU data will take some time to adjust."
     case .syntax: "ERR syntax error"
     case .notAnInteger: "ERR value is not an integer or out of range"
     case .databaseOutOfRange: "ERR DB index is out of range"

@@ -15,7 +15,8 @@
   let topLevel: [Command]
 
   static let shared = CommandTable(families: [
-    StringCommands.self, KeyCommands.self, ConnectionCommands.self, ClientCommands.self,
+    StringCommands.self, KeyCommands.self, ObjectCommands.self, MemoryCommands.self,
+    ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
   ])
 
@@ -33,6 +34,8 @@
     let index: Int
     let flags: Command.Flags
     let isContainer: Bool
+    /// Whether it may need memory, and so is refused when there is none left.
+    let needsMemory: Bool
     let command: Command
 
     fileprivate init(_ command: Command) {
@@ -44,6 +47,7 @@
       index = command.index
       flags = command.flags
       isContainer = !command.subcommands.isEmpty
+      needsMemory = command.flags.contains(.denyoom)
       self.command = command
     }
 

@@ -38,7 +38,7 @@
   private static let flushBytes = 64 * 1024
   /// Output of one read event after which others get their turn.
   private static let outputPerTurnBytes = 512 * 1024
-  /// Time after which others get their turn; also ends when the clock is set forward.
+  /// Time after which others get their turn.
   private static let turnNanoseconds = 1_000_000
   /// Unsent output above which a client's requests wait.
   private static let pauseBytes = 1 << 20
@@ -84,10 +84,10 @@
     begin(connection, client)
     defer { end(connection, client, input) }
     var sentBytes = 0
-    let start = Clock.wallNanoseconds
+    let start = Clock.steadyNanoseconds
     var time = start
     while true {
-      context.now = Timestamp(milliseconds: time / 1_000_000)
+      context.begin(at: Timestamp(milliseconds: time / 1_000_000))
       let (count, ending, isInline) = parseBatch(input, client)
       if count > 1 { prefetch(count, client.database) }
       let (executed, outcome) = runBatch(
@@ -332,8 +332,8 @@
   @discardableResult
   @inline(never)
   private func account(_ count: Int, since start: Int) -> Int {
-    let now = Clock.wallNanoseconds
-    let each = max(0, now &- start) / count
+    let now = Clock.steadyNanoseconds
+    let each = (now &- start) / count
     if isUniform, let command = unsafe batch[0].command {
       // Pipelines mostly repeat one command: it is counted at once.
       statistics.withCommand(unsafe command.pointee.index) {
@@ -456,6 +456,14 @@
     _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
   ) {
     unsafe context.begin(command, request)
+    if unsafe command.pointee.needsMemory, context.isLimited {
+      do throws(CommandError) {
+        try context.makeRoom(for: request.byteCount)
+      } catch {
+        statistics.withCommand(unsafe command.pointee.index) { $0.rejected.add() }
+        return answer(error)
+      }
+    }
     do throws(CommandError) {
       if unsafe command.pointee.firstKey == 0 {
         try unsafe command.pointee.call(&context)

@@ -16,6 +16,7 @@ struct Information {
     Section(name: "Server", isDefault: true) { $0.serverFields },
     Section(name: "Clients", isDefault: true) { $0.clientFields },
     Section(name: "Memory", isDefault: true) { $0.memoryFields },
+    Section(name: "Engine", isDefault: true) { $0.engineFields },
     Section(name: "Persistence", isDefault: true) { $0.persistenceFields },
     Section(name: "Stats", isDefault: true) { $0.statisticsFields },
     Section(name: "Replication", isDefault: true) { $0.replicationFields },
@@ -86,27 +87,46 @@ struct Information {
   }
 
   private var memoryFields: [Field] {
-    let census = server.store.census()
-    let used = census.bytes
+    let usage = MemoryUsage(server)
     let resident = ProcessUsage.residentBytes
+    let limit = server.settings.maxMemory.bytes
     return [
-      ("used_memory", "\(used)"),
-      ("used_memory_human", Self.humanBytes(used)),
+      ("used_memory", "\(usage.total)"),
+      ("used_memory_human", Self.humanBytes(usage.total)),
       ("used_memory_rss", "\(resident)"),
       ("used_memory_rss_human", Self.humanBytes(resident)),
-      ("used_memory_dataset", "\(used)"),
-      ("mem_table", "\(census.tableBytes)"),
-      ("mem_entries", "\(census.entries.live)"),
-      ("mem_entries_dead", "\(census.entries.dead)"),
-      ("mem_entries_spare", "\(census.entries.spare)"),
-      ("mem_pool", "\(server.store.memory.pool.residentBytes)"),
+      ("used_memory_overhead", "\(usage.total - usage.dataset)"),
+      ("used_memory_startup", "\(usage.startup)"),
+      ("used_memory_dataset", "\(usage.dataset)"),
+      ("used_memory_dataset_perc", "\(Self.decimal(usage.datasetShare, places: 2))%"),
       ("total_system_memory", "\(ProcessUsage.systemBytes)"),
       ("total_system_memory_human", Self.humanBytes(ProcessUsage.systemBytes)),
-      ("maxmemory", "0"),
-      ("maxmemory_human", "0B"),
-      ("maxmemory_policy", "noeviction"),
-      ("mem_allocator", "libc"),
+      ("maxmemory", "\(limit)"),
+      ("maxmemory_human", Self.humanBytes(limit)),
+      ("maxmemory_policy", server.settings.evictionPolicy.rawValue),
+      ("mem_fragmentation_ratio", Self.decimal(resident * 100 / max(1, usage.total), places: 2)),
+      ("mem_clients_normal", "\(usage.clients)"),
+      ("mem_table", "\(usage.store.tableBytes)"),
+      ("mem_entries", "\(usage.store.entries.live)"),
+      ("mem_entries_dead", "\(usage.store.entries.dead)"),
+      ("mem_entries_spare", "\(usage.store.entries.spare)"),
+      ("mem_pool_spare", "\(usage.poolSpare)"),
+      ("mem_allocator", "valiant"),
     ]
+  }
+
+  /// How long the steps of the store's upkeep took; Redis has no such section.
+  private var engineFields: [Field] {
+    StepTimes.Kind.allCases.map { kind in
+      let summary = server.store.memory.steps.summary(kind)
+      func microseconds(_ nanoseconds: Int) -> String { Self.decimal(nanoseconds / 10, places: 2) }
+      return (
+        "\(kind)",
+        "count=\(summary.count),p99_usec=\(microseconds(summary.p99Nanoseconds)),"
+          + "p999_usec=\(microseconds(summary.p999Nanoseconds)),"
+          + "max_usec=\(microseconds(summary.maxNanoseconds))"
+      )
+    }
   }
 
   /// `1.50M`, as Redis writes it.
@@ -142,7 +162,7 @@ struct Information {
       ("total_net_output_bytes", "\(sum { $0.outputBytes.value })"),
       ("rejected_connections", "\(sum { $0.connectionsRejected.value })"),
       ("expired_keys", "\(expired)"),
-      ("evicted_keys", "0"),
+      ("evicted_keys", "\(server.store.memory.eviction.evictedCount)"),
       ("evicted_clients", "0"),
       ("keyspace_hits", "\(sum { $0.keyspaceHits.value })"),
       ("keyspace_misses", "\(sum { $0.keyspaceMisses.value })"),

@@ -120,10 +120,10 @@ enum Expiry {
     let (milliseconds, overflow) = number.multipliedReportingOverflow(by: isSeconds ? 1000 : 1)
     if overflow { throw .invalidExpireTime }
     if unit == .unixSeconds || unit == .unixMilliseconds {
-      return Timestamp(milliseconds: milliseconds)
+      return Timestamp(unixMilliseconds: milliseconds)
     }
-    let (moment, late) = now.milliseconds.addingReportingOverflow(milliseconds)
-    if late { throw .invalidExpireTime }
-    return Timestamp(milliseconds: moment)
+    // Too late as a time of day is too late, as in Redis.
+    if milliseconds > Int.max - Clock.wallMilliseconds { throw .invalidExpireTime }
+    return Timestamp(milliseconds: now.milliseconds + milliseconds)
   }
 }

@@ -39,6 +39,14 @@ struct ArgumentRange {
     return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
   }
 
+  /// Bytes from the first argument's beginning to the last one's end.
+  @inline(__always)
+  var byteCount: Int {
+    // SAFETY: there is at least one argument.
+    let (first, last) = unsafe (ranges[0], ranges[count &- 1])
+    return Int(last.offset) &+ Int(last.length) &- Int(first.offset)
+  }
+
   /// The request from argument `first` on, as a request of its own: for COMMAND GETKEYS.
   func dropFirst(_ first: Int) -> Request {
     precondition(first >= 0 && first < count, "no arguments would be left")

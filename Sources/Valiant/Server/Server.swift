@@ -295,7 +295,8 @@ public final class Server: Sendable {
     do throws(NetworkError) {
       for index in 0..<count {
         let worker = try Worker(
-          index: index, server: self, settings: settings, commandCount: commandNames.count)
+          index: index, of: count, server: self, settings: settings,
+          commandCount: commandNames.count)
         worker.prepare(onRead: makeReader(self, worker))
         workers.append(worker)
       }

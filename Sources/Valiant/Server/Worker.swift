@@ -12,11 +12,13 @@ final class Worker: @unchecked Sendable {
   unowned let server: Server
   /// This loop's copy of the settings, renewed by a message when they change.
   private(set) var settings: Settings
+  /// Grows when they change.
+  private(set) var settingsGeneration = 0
   private var timers: [Timer] = []
   private let ticks = Counter()
   private var listeners: [Listener] = []
   private var signals: [Signal] = []
-  private var sweep = ExpirySweep(part: 0, of: 1)
+  private var sweep: ExpirySweep
   private var isSweeping = false
   private var isDraining = false
 
@@ -26,11 +28,12 @@ final class Worker: @unchecked Sendable {
   private static let lingerTicks: UInt8 = 10
 
   init(
-    index: Int, server: Server, settings: Settings, commandCount: Int
+    index: Int, of workerCount: Int, server: Server, settings: Settings, commandCount: Int
   ) throws(NetworkError) {
     loop = try EventLoop()
     self.index = index
     self.server = server
+    sweep = ExpirySweep(part: index, of: workerCount)
     self.settings = settings
     statistics = Statistics(commandCount: commandCount)
   }
@@ -164,6 +167,7 @@ final class Worker: @unchecked Sendable {
 
   func apply(_ new: Settings) {
     settings = new
+    settingsGeneration += 1
   }
 
   // MARK: Every tenth of a second
@@ -178,7 +182,8 @@ final class Worker: @unchecked Sendable {
       closeSilentClients()
       if index == 0 { server.sampleRates() }
     }
-    if index == 0, !isSweeping { sweepExpired(shardsLeft: sweep.shardCount) }
+    if !isSweeping { sweepExpired(shardsLeft: sweep.shardCount) }
+    if index == 0 { evictExcess() }
     if isDraining { drainStep() }
   }
 
@@ -245,6 +250,25 @@ final class Worker: @unchecked Sendable {
 
   private static let sweepStepsPerLook = 8
   private static let sweepSliceMicroseconds = 250
+
+  /// Evicts keys while there are more than `maxmemory` allows: after that has been lowered.
+  private func evictExcess() {
+    let limit = settings.maxMemory.bytes
+    let store = server.store
+    let policy = settings.evictionPolicy
+    guard limit > 0, policy != .none, store.memory.pool.blockBytes > limit else { return }
+    let now = Timestamp.now
+    var memory = store.memory
+    memory.access = AccessTracking(
+      policy.tracking, now: now, logFactor: settings.lfuLogFactor,
+      decayMinutes: settings.lfuDecayMinutes)
+    if memory.eviction.makeRoom(
+      for: 0, below: limit, in: store, policy: policy, now: now, memory),
+      memory.pool.blockBytes > limit
+    {
+      post { $0.evictExcess() }
+    }
+  }
 
   // MARK: The end
 

@@ -42,6 +42,8 @@ struct Setting: Sendable {
     case words(any Property<[String]>)
     case logLevel(any Property<LogLevel>)
     case outputLimit(any Property<Settings.OutputLimit>)
+    case memoryLimit(any Property<Settings.MemoryLimit>)
+    case evictionPolicy(any Property<EvictionPolicy>)
     /// What this version can only do in one way; said where clients of Redis ask for it.
     case fixed(String)
   }
@@ -96,6 +98,20 @@ struct Setting: Sendable {
         "`normal HARD SOFT SECONDS`: a client is closed with HARD bytes of unsent replies, or with SOFT when it has read nothing for SECONDS; 0 for no limit."
     ),
     Setting(
+      "maxmemory", .memoryLimit(\.maxMemory), change: .anyTime,
+      summary:
+        "Most memory for keys and values; `NN%` is a part of the machine's or the control group's; 0 for no limit."
+    ),
+    Setting(
+      "maxmemory-policy", .evictionPolicy(\.evictionPolicy), change: .anyTime,
+      summary: "What goes at maxmemory; for a cache `allkeys-adaptive` is the best choice."),
+    Setting(
+      "lfu-log-factor", .integer(\.lfuLogFactor, 0...1_000_000), change: .anyTime,
+      summary: "How slowly the counters of the LFU policies grow."),
+    Setting(
+      "lfu-decay-time", .integer(\.lfuDecayMinutes, 0...1_000_000), change: .anyTime,
+      summary: "Minutes in which a counter of the LFU policies loses one; 0 for never."),
+    Setting(
       "loglevel", .logLevel(\.logLevel), change: .anyTime,
       summary: "Least level that is logged: debug, verbose, notice or warning."),
     Setting(
@@ -127,6 +143,10 @@ struct Setting: Sendable {
     case .words: "words"
     case .logLevel: "one of \(LogLevel.allCases.map(\.name).joined(separator: ", "))"
     case .outputLimit: "CLASS HARD SOFT SECONDS"
+    case .memoryLimit:
+      "bytes, with k, kb, m, mb, g or gb behind them, or a part of the memory from 1% to 100%"
+    case .evictionPolicy:
+      "one of \(EvictionPolicy.allCases.map(\.rawValue).joined(separator: ", "))"
     case .fixed(let only): "always \(only.isEmpty ? "\"\"" : only)"
     }
   }
@@ -147,6 +167,10 @@ struct Setting: Sendable {
     case .words(let property): settings[keyPath: property].joined(separator: " ")
     case .logLevel(let property): settings[keyPath: property].name
     case .outputLimit(let property): Self.text(settings[keyPath: property])
+    case .memoryLimit(let property):
+      settings[keyPath: property].percent.map { "\($0)%" }
+        ?? String(settings[keyPath: property].bytes)
+    case .evictionPolicy(let property): settings[keyPath: property].rawValue
     case .fixed(let text): text
     }
   }
@@ -192,6 +216,14 @@ struct Setting: Sendable {
       settings[keyPath: property] = level
     case .outputLimit(let property):
       settings[keyPath: property] = try Self.outputLimit(text, settings[keyPath: property])
+    case .memoryLimit(let property):
+      settings[keyPath: property] = try Self.memoryLimit(text)
+    case .evictionPolicy(let property):
+      guard let policy = EvictionPolicy(rawValue: text.lowercased()) else {
+        let names = EvictionPolicy.allCases.map(\.rawValue).joined(separator: ", ")
+        throw SettingError("argument(s) must be one of the following: \(names)")
+      }
+      settings[keyPath: property] = policy
     case .fixed(let only):
       guard text.lowercased() == only else {
         throw SettingError("only '\(only)' is possible in this version")
@@ -218,6 +250,20 @@ struct Setting: Sendable {
     else { return nil }
     let (bytes, overflow) = number.multipliedReportingOverflow(by: unit)
     return overflow ? nil : bytes
+  }
+
+  /// A number of bytes as `byteCount` reads it, or `50%`.
+  private static func memoryLimit(_ text: String) throws(SettingError) -> Settings.MemoryLimit {
+    if text.last == "%" {
+      guard let percent = Int(text.dropLast()), (1...100).contains(percent) else {
+        throw SettingError("argument must be a memory value or a part from 1% to 100%")
+      }
+      return Settings.MemoryLimit(percent: percent)
+    }
+    guard let bytes = byteCount(text) else {
+      throw SettingError("argument must be a memory value")
+    }
+    return Settings.MemoryLimit(bytes: bytes)
   }
 
   /// `CLASS HARD SOFT SECONDS`, any number of times; the classes of replicas and subscribers are

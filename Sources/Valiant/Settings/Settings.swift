@@ -33,12 +33,46 @@ public struct Settings: Sendable, Equatable {
   public var queryBufferMaxBytes = 1 << 30
   /// Most unsent output of a client.
   public var outputLimit = OutputLimit()
+  /// Most memory that keys and values may take; see `evictionPolicy` for what happens then.
+  public var maxMemory = MemoryLimit()
+  /// Which keys go when `maxMemory` is reached.
+  var evictionPolicy = EvictionPolicy.none
+  /// How slowly the counters of the LFU policies grow, 0...1,000,000.
+  var lfuLogFactor = 10
+  /// Minutes in which a counter of the LFU policies loses one, 0...1,000,000; 0 for never.
+  var lfuDecayMinutes = 1
   /// Events below this level are not logged.
   var logLevel = LogLevel.notice
   /// Whether anything is logged to standard error. The program logs; an embedded server need not.
   public var logsToStandardError = false
 
   public init() {}
+
+  /// A number of bytes, or a part of the memory that the process may use.
+  public struct MemoryLimit: Sendable, Equatable {
+    /// Bytes; 0 for no limit.
+    public private(set) var bytes = 0
+    /// The part it was given as, 1...100; nil for a number of bytes.
+    public private(set) var percent: Int?
+
+    /// No limit.
+    public init() {}
+
+    /// - Parameter bytes: 0 or more; 0 for no limit.
+    public init(bytes: Int) {
+      precondition(bytes >= 0, "a negative limit")
+      self.bytes = bytes
+    }
+
+    /// A part of the machine's memory, or of what the control groups leave of it.
+    ///
+    /// - Parameter percent: 1...100.
+    public init(percent: Int) {
+      precondition((1...100).contains(percent), "no part of the memory")
+      self.percent = percent
+      bytes = ProcessUsage.availableBytes / 100 * percent
+    }
+  }
 
   /// When a client that does not read its replies is closed.
   ///

@@ -6,8 +6,8 @@ import Glibc
 ///            1…3      access  when it was last used, or how often: what eviction goes by
 ///            4…       key length      1 byte, or 4 when wide
 ///            …        value length    1 byte, or 4 when wide
-///            …        deadline        5 bytes, only when it expires: ms since 2020; all ones for a
-///                                     moment outside of 2020...2054, which follows in 8 bytes
+///            …        deadline        5 bytes, only when it expires: a `Timestamp`; all ones for one
+///                                     after 34 years or in the past, which follows in 8 bytes
 ///            …        key bytes
 ///            …        value bytes     an integer: 1, 2, 4 or 8 bytes, as narrow as it fits
 ///
@@ -71,13 +71,11 @@ import Glibc
   private static let farDeadlineBytes = 13
   /// What stands for a deadline that does not fit.
   private static let farDeadline: UInt64 = (1 << 40) - 1
-  /// The beginning of the year 2020 in milliseconds since 1970.
-  private static let deadlineEpoch = 1_577_836_800_000
 
   /// A deadline as the five bytes hold it.
   @inline(__always)
   private static func near(_ deadline: Timestamp) -> UInt64 {
-    min(UInt64(bitPattern: Int64(deadline.milliseconds &- deadlineEpoch)), farDeadline)
+    min(UInt64(bitPattern: Int64(deadline.milliseconds)), farDeadline)
   }
 
   /// The deadline's five bytes.
@@ -155,7 +153,7 @@ import Glibc
     let offset = layout.deadlineOffset
     let near = nearDeadline(offset)
     if near != Entry.farDeadline {
-      return Timestamp(milliseconds: Int(near) &+ Entry.deadlineEpoch)
+      return Timestamp(milliseconds: Int(near))
     }
     return Timestamp(
       milliseconds: unsafe UnsafeRawPointer(base).loadUnaligned(
@@ -183,6 +181,10 @@ import Glibc
     return layout.size
   }
 
+  /// The same for an entry that is known to live.
+  @inline(__always)
+  var livingSize: Int { layout.size }
+
   @inline(never)
   private func fillerSize(_ flags: UInt8) -> Int {
     if flags >> Entry.typeShift == ValueType.fillerByte { return 1 }
@@ -194,7 +196,7 @@ import Glibc
   @inline(__always)
   var isDead: Bool { unsafe base[0] & Entry.dead != 0 }
 
-  /// What eviction goes by, 24 bits; see `EvictionPolicy`.
+  /// What eviction goes by, 24 bits; see `AccessTracking`.
   @inline(__always)
   var access: UInt32 {
     get { unsafe UnsafeRawPointer(base).loadUnaligned(as: UInt32.self) &>> 8 }
@@ -214,14 +216,12 @@ import Glibc
     private let number: Int
     private let deadline: Timestamp?
     private let flags: UInt8
-    private let access: UInt32
     private let valueLength: Int
     private let headerSize: Int
 
     @inline(__always)
-    init(key: Bytes, value: Bytes, deadline: Timestamp?, access: UInt32) {
+    init(key: Bytes, value: Bytes, deadline: Timestamp?) {
       self.key = key
-      self.access = access
       self.value = value
       self.deadline = deadline
       var flags: UInt8 = deadline == nil ? 0 : Entry.expires
@@ -266,7 +266,7 @@ import Glibc
 
     /// Writes the entry to `base`, writable for `size` bytes.
     @inline(__always)
-    @unsafe func write(to base: UnsafeMutablePointer<UInt8>) {
+    @unsafe func write(to base: UnsafeMutablePointer<UInt8>, access: UInt32) {
       unsafe UnsafeMutableRawPointer(base).storeBytes(
         of: UInt32(flags) | access &<< 8, as: UInt32.self)
       var offset = 6
@@ -323,9 +323,9 @@ import Glibc
 
   /// Writes `content` to room of its size.
   @inline(__always)
-  func write(_ content: Content) {
+  func write(_ content: Content, access: UInt32) {
     // SAFETY: the arena has given as much room as the content needs.
-    unsafe content.write(to: base)
+    unsafe content.write(to: base, access: access)
   }
 
   /// Copies another entry of `size` bytes into room of that size.

@@ -6,7 +6,10 @@ struct EntryReference: Equatable {
   let bits: UInt32
 
   /// No entry: no chunk has the number 0.
-  static let none = EntryReference(bits: 0)
+  static var none: EntryReference { EntryReference(bits: 0) }
+
+  @inline(__always)
+  var isNone: Bool { bits == 0 }
 
   @inline(__always)
   init(bits: UInt32) { self.bits = bits }
@@ -73,6 +76,7 @@ struct EntryReference: Equatable {
   /// one entry.
   private static let firstShare = 4
   private static let deadShare = 7
+  private static let deadShareUnderPressure = 12
   /// Chunks that one search for a victim looks at.
   private static let searchedMax: UInt32 = 64
 
@@ -269,6 +273,9 @@ struct EntryReference: Equatable {
   @inline(__always)
   var isWasteful: Bool { deadBytes &* Self.deadShare > chunkBytes }
 
+  /// The same where memory is short, and keys have to go for what is dead.
+  var isWastefulUnderPressure: Bool { deadBytes * Self.deadShareUnderPressure > chunkBytes }
+
   /// The next living entry of the chunk that is being emptied; nil when the budget is used up or
   /// nothing is worth emptying.
   ///
@@ -308,7 +315,7 @@ struct EntryReference: Equatable {
     // Moving nearly everything to win next to nothing is not worth it.
     if bestDead < 256 / 16 {
       // Then it is the current chunk that holds what is dead.
-      guard current != 0, chunks[current].dead * 4 > chunks[current].used else { return false }
+      guard current != 0, chunks[current].dead * 8 > chunks[current].used else { return false }
       best = current
       closeCurrent(pool)
       if chunks[best].isFree { return false }

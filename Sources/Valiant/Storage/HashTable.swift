@@ -286,7 +286,7 @@
     while true {
       let slot = probe.content
       let reference = Self.reference(slot)
-      if reference == .none { return nil }
+      if reference.isNone { return nil }
       if UInt16(truncatingIfNeeded: slot &>> 32) == tag {
         let entry = chunks.entry(reference)
         if entry.key == key {
@@ -327,7 +327,7 @@
     while true {
       let slot = probe.content
       let reference = Self.reference(slot)
-      if reference == .none { return }
+      if reference.isNone { return }
       if UInt16(truncatingIfNeeded: slot &>> 32) == tag { return chunks.prefetch(reference) }
       probe.advance()
     }
@@ -358,10 +358,11 @@
     if unsafe directory == nil, !makeDirectory(memory.pool) { return false }
     guard var segment = segment(hash) else { return false }
     while segment.isFull {
-      let hasGrown =
+      let hasGrown = memory.steps.measure(.growth) {
         segment.bytes < Self.segmentBytesMax
-        ? resize(segment, hash: hash, bytes: Segment.bytes(after: segment.bytes), memory.pool)
-        : split(segment, hash: hash, in: chunks, memory)
+          ? resize(segment, hash: hash, bytes: Segment.bytes(after: segment.bytes), memory.pool)
+          : split(segment, hash: hash, in: chunks, memory)
+      }
       guard hasGrown, let next = self.segment(hash) else { return false }
       segment = next
     }
@@ -568,6 +569,66 @@
     return Look(next: count == 0 ? 0 : nextCursor, earliestDeadline: earliest)
   }
 
+  // MARK: Eviction
+
+  /// The entries of one segment that are worth least.
+  struct Worst {
+    /// The worst come first; as many as `count`.
+    var victims: InlineArray<24, (worth: Int, reference: EntryReference)> = .init(
+      repeating: (Int.max, .none))
+    var count = 0
+    /// The next segment's cursor, 0 after the last one.
+    var next: UInt64 = 0
+    /// Entries that might have gone, by how often they were used.
+    var candidates: InlineArray<4, UInt64> = .init(repeating: 0)
+  }
+
+  /// Finds those entries of the segment at `cursor` that should go: a sixteenth, and one at least.
+  ///
+  /// O(340).
+  ///
+  /// - Parameter worth: What an entry is worth; nil when it must not go.
+  func worst(at cursor: UInt64, in chunks: ChunkList, worth: (Entry) -> Int?) -> Worst {
+    var worst = Worst()
+    guard let directory = unsafe directory else { return worst }
+    let first = Int(truncatingIfNeeded: cursor &>> shift)
+    let segment = unsafe Segment(word: directory[first])
+    let span = 1 << Int(depth - segment.localDepth)
+    let next = (first & ~(span - 1)) + span
+    worst.next = next >= 1 << Int(depth) ? 0 : UInt64(next) &<< shift
+    let wanted = min(max(1, (Int(segment.count) + 8) / 16), worst.victims.count)
+    // Among equals those come first that are met first: let chance decide which that are.
+    var index = FastRandom.next(below: segment.slotCount)
+    for _ in 0..<segment.slotCount {
+      prefetch(segment, index + Self.ahead, in: chunks)
+      let slot = segment[index]
+      index = segment.after(index)
+      if slot == 0 { continue }
+      let entry = chunks.entry(Self.reference(slot))
+      guard let value = worth(entry) else { continue }
+      worst.candidates[Int(entry.access & AccessTracking.usesMask)] += 1
+      if worst.count == wanted, value >= worst.victims[wanted - 1].worth { continue }
+      // Into its place among those found so far.
+      var place = worst.count < wanted ? worst.count : wanted - 1
+      while place > 0, worst.victims[place - 1].worth > value {
+        worst.victims[place] = worst.victims[place - 1]
+        place -= 1
+      }
+      worst.victims[place] = (value, Self.reference(slot))
+      worst.count = min(worst.count + 1, wanted)
+    }
+    return worst
+  }
+
+  /// Calls `body` with each entry of the segment at `cursor`.
+  func forEachEntry(at cursor: UInt64, in chunks: ChunkList, _ body: (Entry) -> Void) {
+    guard let directory = unsafe directory else { return }
+    let segment = unsafe Segment(word: directory[Int(truncatingIfNeeded: cursor &>> shift)])
+    for index in 0..<segment.slotCount where segment[index] != 0 {
+      body(chunks.entry(Self.reference(segment[index])))
+    }
+  }
+
   // MARK: All entries
 
   private func forEachSegment(_ body: (Segment) -> Void) {
@@ -620,10 +681,4 @@
     if unsafe directory != nil { bytes += BlockPool.capacity(8 << Int(depth)) }
     precondition(bytes == allocatedBytes, "the table's bytes are wrong")
   }
-}
-
-/// What changing a keyspace needs from its store: memory, and the hash of keys that move.
-struct StorageContext {
-  let hashing: SipHash
-  let pool: BlockPool
 }

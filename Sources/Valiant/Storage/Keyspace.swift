@@ -21,6 +21,8 @@ struct Keyspace: ~Copyable {
   private var sweepCursor: UInt64 = 0
   /// The earliest deadline in what that walk has left behind.
   private var sweptEarliest = never
+  /// The segment that eviction visits next.
+  private var evictionCursor: UInt64 = 0
 
   private static let never = UInt64.max
   /// Bytes that compaction looks at for each byte that has died, and at least and at most at once.
@@ -66,6 +68,18 @@ struct Keyspace: ~Copyable {
     return position.entry
   }
 
+  /// The same, for who uses the value: that is noted in the entry.
+  @inline(__always)
+  mutating func use(
+    _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext
+  ) -> Entry? {
+    guard let entry = find(key, hash: hash, now: now, memory) else { return nil }
+    let access = entry.access
+    let used = memory.access.used(access)
+    if used != access { entry.access = used }
+    return entry
+  }
+
   // MARK: Setting
 
   /// Sets `key` to `value`, whatever it was before. O(1), and O(value) to copy it.
@@ -77,15 +91,15 @@ struct Keyspace: ~Copyable {
     _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?,
     _ memory: StorageContext
   ) -> Bool {
-    let content = Entry.Content(key: key, value: value, deadline: deadline, access: 0)
+    let content = Entry.Content(key: key, value: value, deadline: deadline)
     guard let position = table.find(key, hash: hash, in: arena.chunks) else {
       return insert(content, hash: hash, deadline: deadline, memory)
     }
     let old = position.entry
     let hadDeadline = old.hasDeadline
-    let oldSize = old.size
+    let oldSize = old.livingSize
     if content.size == oldSize {
-      old.write(content)
+      old.write(content, access: memory.access.used(old.access))
     } else if !replace(position, oldSize, with: content, memory) {
       return false
     }
@@ -101,13 +115,16 @@ struct Keyspace: ~Copyable {
   ) -> Bool {
     let size = content.size
     guard let reference = arena.allocate(size, memory.pool) else { return false }
-    arena.chunks.entry(reference).write(content)
+    arena.chunks.entry(reference).write(content, access: memory.access.initial)
     guard table.insert(reference, hash: hash, in: arena.chunks, memory) else {
       arena.remove(reference, memory.pool)
       freeIfEmpty(memory)
       return false
     }
     if let deadline { noteDeadline(deadline, hash: hash) }
+    if memory.access.kind == .adaptive {
+      memory.eviction.noteInsertion(hash: hash, keysInShard: table.count)
+    }
     return true
   }
 
@@ -119,15 +136,16 @@ struct Keyspace: ~Copyable {
   ) -> Bool {
     let old = position.reference
     let size = content.size
+    let access = memory.access.used(position.entry.access)
     if size < oldSize, oldSize <= EntryArena.sharedEntryBytesMax {
-      position.entry.write(content)
+      position.entry.write(content, access: access)
       position.entry.advanced(by: size).fill(oldSize - size)
       arena.countDead(oldSize - size, in: old.chunk, memory.pool)
       compact(oldSize - size, memory)
       return true
     }
     guard let new = arena.allocate(size, memory.pool) else { return false }
-    arena.chunks.entry(new).write(content)
+    arena.chunks.entry(new).write(content, access: access)
     position.replace(with: new)
     arena.remove(old, memory.pool)
     compact(oldSize, memory)
@@ -205,6 +223,7 @@ struct Keyspace: ~Copyable {
     earliestDeadline = Self.never
     sweepCursor = 0
     sweptEarliest = Self.never
+    evictionCursor = 0
   }
 
   // MARK: Compacting
@@ -212,7 +231,7 @@ struct Keyspace: ~Copyable {
   /// Moves a few entries together if much of the memory is dead; `died` bytes pay for it.
   @inline(__always)
   private mutating func compact(_ died: Int, _ memory: StorageContext) {
-    if arena.isWasteful { compactSome(died, memory) }
+    if arena.isWasteful { memory.steps.measure(.compaction) { compactSome(died, memory) } }
   }
 
   @inline(never)
@@ -247,6 +266,12 @@ struct Keyspace: ~Copyable {
     now: Timestamp, _ memory: StorageContext
   ) -> (removed: Int, isAtEnd: Bool) {
     guard isDue(at: now) else { return (0, true) }
+    return memory.steps.measure(.expiry) { sweepDueSegment(now: now, memory) }
+  }
+
+  private mutating func sweepDueSegment(
+    now: Timestamp, _ memory: StorageContext
+  ) -> (removed: Int, isAtEnd: Bool) {
     if sweepCursor == 0 {
       sweptEarliest = Self.never
       // From now on only of what is set behind the walk's back.
@@ -271,6 +296,58 @@ struct Keyspace: ~Copyable {
     freeIfEmpty(memory)
     compact(died, memory)
     return (removed, sweepCursor == 0)
+  }
+
+  // MARK: Eviction
+
+  /// Evicts a sixteenth of the next segment, those entries that are worth least.
+  ///
+  /// - Returns: Keys evicted; 0 when none of them may go.
+  mutating func evict(
+    _ policy: EvictionPolicy, expert: Eviction.Expert, now: Timestamp, _ memory: StorageContext
+  ) -> Int {
+    if policy.isVolatile, expiringCount == 0 { return 0 }
+    let cursor = evictionCursor
+    let worst = table.worst(at: cursor, in: arena.chunks) { entry in
+      if entry.isExpired(at: now) { return Int.min }
+      if policy.isVolatile, !entry.hasDeadline { return nil }
+      return Eviction.worth(entry, policy, expert, memory.access)
+    }
+    evictionCursor = worst.next
+    if worst.count == 0 { return 0 }
+    // By how many uses the best of them was distinguished, and how many such had to go.
+    let level =
+      arena.chunks.entry(worst.victims[worst.count - 1].reference).access
+      & AccessTracking.usesMask
+    var gone: UInt64 = 0
+    var died = 0
+    for index in 0..<worst.count {
+      let reference = worst.victims[index].reference
+      let entry = arena.chunks.entry(reference)
+      if entry.access & AccessTracking.usesMask == level { gone += 1 }
+      if entry.isExpired(at: now) { expiredCount += 1 }
+      died += entry.size
+      if entry.hasDeadline { expiringCount -= 1 }
+      // No entry moves before the last one is gone.
+      let hash = memory.hashing.hash(entry.key)
+      table.remove(table.find(reference, hash: hash, in: arena.chunks), memory.pool)
+      arena.remove(reference, memory.pool)
+    }
+    if policy.tracking == .adaptive {
+      let wear =
+        expert == .frequency && level > 0 ? gone << 16 / worst.candidates[Int(level)] : 0
+      table.forEachEntry(at: cursor, in: arena.chunks) { entry in
+        let access = entry.access
+        let aged = Eviction.aged(access, worn: level, wear: wear)
+        if aged != access { entry.access = aged }
+      }
+    }
+    freeIfEmpty(memory)
+    // What is dead keeps others from living here: more of it is worth moving.
+    if arena.isWastefulUnderPressure {
+      memory.steps.measure(.compaction) { compactSome(died * 2, memory) }
+    }
+    return worst.count
   }
 
   // MARK: All entries

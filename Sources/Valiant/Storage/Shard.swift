@@ -138,6 +138,12 @@ import Glibc
     unsafe pointer.pointee.find(key, hash: hash, now: now, memory)
   }
 
+  /// See `Keyspace.use`.
+  @inline(__always)
+  func use(_ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext) -> Entry? {
+    unsafe pointer.pointee.use(key, hash: hash, now: now, memory)
+  }
+
   /// See `Keyspace.set`.
   @inline(__always)
   func set(
@@ -170,6 +176,13 @@ import Glibc
     now: Timestamp, _ memory: StorageContext
   ) -> (removed: Int, isAtEnd: Bool) {
     unsafe pointer.pointee.sweepSegment(now: now, memory)
+  }
+
+  /// See `Keyspace.evict`.
+  func evict(
+    _ policy: EvictionPolicy, expert: Eviction.Expert, now: Timestamp, _ memory: StorageContext
+  ) -> Int {
+    unsafe pointer.pointee.evict(policy, expert: expert, now: now, memory)
   }
 
   /// Leaves an empty keyspace and returns the full one. O(1).

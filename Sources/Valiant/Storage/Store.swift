@@ -29,14 +29,14 @@ import Synchronization
 
   /// An empty store. It takes 192 KiB.
   public init() {
-    memory = StorageContext(hashing: .random(), pool: BlockPool())
+    memory = StorageContext()
     shards = ShardArray()
   }
 
   /// O(shards), and what the system needs to take the memory back: no key is looked at.
   deinit {
     shards.free()
-    memory.pool.end()
+    memory.end()
   }
 
   // MARK: Shards
@@ -53,7 +53,7 @@ import Synchronization
   /// The value of `key`, nil when there is none.
   public func get(_ key: [UInt8], database: Int = 0) -> [UInt8]? {
     withKey(key, database) { keyspace, key, hash in
-      keyspace.find(key, hash: hash, now: .now, memory)?.value.array
+      keyspace.use(key, hash: hash, now: .now, memory)?.value.array
     }
   }
 

@@ -52,19 +52,8 @@ struct SipHash: Sendable {
       offset &+= 8
     }
     var last = UInt64(truncatingIfNeeded: count) &<< 56
-    var left = count &- offset
-    if left & 4 != 0 {
-      last |= UInt64(unsafe start.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
-      offset &+= 4
-    }
-    left &= 3
-    var shift = UInt64(offset & 4) &* 8
-    while left > 0 {
-      last |= UInt64(unsafe start.load(fromByteOffset: offset, as: UInt8.self)) &<< shift
-      shift &+= 8
-      offset &+= 1
-      left &-= 1
-    }
+    // Keys of whole words have nothing left.
+    if count & 7 != 0 { last |= unsafe Self.tail(start + offset, count & 7) }
     v3 ^= last
     round()
     v0 ^= last
@@ -73,5 +62,23 @@ struct SipHash: Sendable {
     round()
     round()
     return v0 ^ v1 ^ v2 ^ v3
+  }
+
+  /// The last one to seven bytes as a word, the first of them lowest.
+  @inline(__always)
+  @unsafe private static func tail(_ start: UnsafeRawPointer, _ count: Int) -> UInt64 {
+    var tail: UInt64 = 0
+    var offset = 0
+    if count & 4 != 0 {
+      tail = UInt64(unsafe start.loadUnaligned(as: UInt32.self))
+      offset = 4
+    }
+    while offset < count {
+      tail |=
+        UInt64(unsafe start.load(fromByteOffset: offset, as: UInt8.self))
+        &<< (UInt64(offset) &* 8)
+      offset &+= 1
+    }
+    return tail
   }
 }
