@@ -40,16 +40,15 @@ enum ServerCommands: CommandFamily {
     _ databases: ClosedRange<Int>, _ context: inout CommandContext
   ) throws(CommandError) {
     let request = context.request
-    var isSync = false
     if request.count > 1 {
-      isSync = request[1].equalsIgnoringCase("SYNC")
-      guard request.count == 2, isSync || request[1].equalsIgnoringCase("ASYNC") else {
-        throw .syntax
-      }
+      guard request.count == 2,
+        request[1].equalsIgnoringCase("SYNC") || request[1].equalsIgnoringCase("ASYNC")
+      else { throw .syntax }
     }
     let removed = context.server.store.takeAll(databases: databases)
-    // The keys are gone for everybody; only their memory is freed elsewhere, unless asked for here.
-    if isSync { removed.free() } else { Background.run { removed.free() } }
+    // The keys are gone for everybody. Their memory is freed elsewhere in any case: no client of
+    // this loop should have to wait for that because one said SYNC.
+    Background.run { removed.free() }
     context.reply.ok()
   }
 

@@ -20,6 +20,8 @@ final class Worker: @unchecked Sendable {
   private var signals: [Signal] = []
   private var sweep: ExpirySweep
   private var isSweeping = false
+  private var consolidation: Consolidation
+  private var isConsolidating = false
   private var isDraining = false
 
   private static let tickMilliseconds = 100
@@ -34,6 +36,7 @@ final class Worker: @unchecked Sendable {
     self.index = index
     self.server = server
     sweep = ExpirySweep(part: index, of: workerCount)
+    consolidation = Consolidation(part: index, of: workerCount)
     self.settings = settings
     statistics = Statistics(commandCount: commandCount)
   }
@@ -184,6 +187,7 @@ final class Worker: @unchecked Sendable {
     }
     if !isSweeping { sweepExpired(shardsLeft: sweep.shardCount) }
     if index == 0 { evictExcess() }
+    if !isConsolidating, server.store.memory.pool.isFragmented { consolidate() }
     if isDraining { drainStep() }
   }
 
@@ -250,6 +254,21 @@ final class Worker: @unchecked Sendable {
 
   private static let sweepStepsPerLook = 8
   private static let sweepSliceMicroseconds = 250
+
+  /// Moves blocks together in slices, between which the loop serves its clients.
+  private func consolidate() {
+    isConsolidating = true
+    let start = Clock.steadyMicroseconds
+    var isAtEnd = false
+    while !isAtEnd, Clock.steadyMicroseconds - start < Self.sweepSliceMicroseconds {
+      isAtEnd = consolidation.step(server.store)
+    }
+    if isAtEnd {
+      isConsolidating = false
+    } else {
+      post { $0.consolidate() }
+    }
+  }
 
   /// Evicts keys while there are more than `maxmemory` allows: after that has been lowered.
   private func evictExcess() {

@@ -22,8 +22,9 @@ import Synchronization
 ///
 /// Invariants:
 /// 1. A page's `freeCount` is the length of its chain and the blocks never handed out.
-/// 2. A page with free and used blocks is in the list of its size, and no other page is.
-/// 3. `blockBytes` is the sum of the sizes of all blocks in use, those from `malloc` included.
+/// 2. A page with free and used blocks is in one of the two lists of its size, and no other page is:
+///    in `sparse` if at least half of its blocks are free, else in `partial`.
+/// 3. `blockBytes` is the sum of the sizes of all blocks in use, large ones included.
 @safe struct BlockPool: Sendable {
   // SAFETY: touched under `lock` only, but for the atomic counters.
   nonisolated(unsafe) private let state: UnsafeMutablePointer<State>
@@ -59,8 +60,9 @@ import Synchronization
   private struct State: ~Copyable {
     /// Addresses of all regions. A page's number is region << 10 | page; 0 is a header: no page.
     var regions: [UInt] = []
-    /// For each size, the first page that has both used and free blocks.
+    /// For each size, the first page with both used and free blocks; two lists, see the invariants.
     var partial: InlineArray<29, UInt32> = .init(repeating: none)
+    var sparse: InlineArray<29, UInt32> = .init(repeating: none)
     /// Free pages whose memory is still there, and those without memory.
     var warm = none
     var warmCount = 0
@@ -83,7 +85,7 @@ import Synchronization
     unsafe lock.initialize(to: SpinLock())
   }
 
-  /// Gives everything back, blocks in use included, but for those of more than 64 KiB.
+  /// Gives everything back, blocks in use included, but for large ones.
   func end() {
     for region in unsafe state.pointee.regions {
       unsafe munmap(UnsafeMutableRawPointer(bitPattern: region), Self.regionBytes)
@@ -152,24 +154,49 @@ import Synchronization
   ///
   /// - Parameter bytes: As many as were asked for.
   func free(_ block: UnsafeMutableRawPointer, _ bytes: Int) {
-    if bytes > Self.pageBytes {
-      countForeign(-Self.largeBytes(bytes))
-      unsafe Glibc.free(block)
-      return
-    }
+    if bytes > Self.pageBytes { return unsafe freeLarge(block, bytes) }
     let excess = unsafe lock.pointee.withLock { unsafe giveBack(block, Self.sizeIndex(bytes)) }
     if excess != Self.none { release(excess) }
   }
 
-  private func allocateLarge(_ bytes: Int) -> UnsafeMutableRawPointer? {
+  /// A block of exactly `bytes`, for what would waste a page; nil when the system has no memory.
+  ///
+  /// Given back by `freeLarge`.
+  func allocateLarge(_ bytes: Int) -> UnsafeMutableRawPointer? {
     let fails = unsafe lock.pointee.withLock { mayNotAllocate() }
-    guard !fails, let block = unsafe malloc(bytes) else { return nil }
+    guard !fails, let block = unsafe bytes < Self.mappedBytes ? malloc(bytes) : Self.map(bytes)
+    else { return nil }
     countForeign(Self.largeBytes(bytes))
     return unsafe block
   }
 
-  /// What `malloc` takes for a large block, its header and rounding to a page included.
-  private static func largeBytes(_ bytes: Int) -> Int { (bytes + 16 + 4095) & ~4095 }
+  /// Gives back a block of `allocateLarge`; a very large one by another thread.
+  func freeLarge(_ block: UnsafeMutableRawPointer, _ bytes: Int) {
+    countForeign(-Self.largeBytes(bytes))
+    if bytes < Self.mappedBytes { return unsafe Glibc.free(block) }
+    if bytes < Self.slowlyFreedBytes {
+      unsafe munmap(block, bytes)
+      return
+    }
+    // The system takes milliseconds to take back hundreds of megabytes.
+    let address = UInt(bitPattern: block)
+    Background.run { unsafe munmap(UnsafeMutableRawPointer(bitPattern: address), bytes) }
+  }
+
+  /// From here on a block is mapped for itself, so that its memory really goes back.
+  private static let mappedBytes = 128 * 1024
+  private static let slowlyFreedBytes = 4 << 20
+
+  /// What a large block takes, header and rounding included.
+  static func largeBytes(_ bytes: Int) -> Int {
+    bytes >= mappedBytes ? (bytes + 4095) & ~4095 : (bytes + 8 + 15) & ~15
+  }
+
+  private static func map(_ bytes: Int) -> UnsafeMutableRawPointer? {
+    let mapped = unsafe mmap(
+      nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    return UInt(bitPattern: mapped) == UInt.max ? nil : unsafe mapped
+  }
 
   private func mayNotAllocate() -> Bool {
     if unsafe state.pointee.failAfter == Int.max { return false }
@@ -184,15 +211,20 @@ import Synchronization
 
   private func takeBlock(_ index: Int) -> UnsafeMutableRawPointer? {
     if mayNotAllocate() { return nil }
+    // The fullest pages first, so that others become empty.
     var number = unsafe state.pointee.partial[index]
+    if number == Self.none { number = unsafe state.pointee.sparse[index] }
     if number == Self.none {
       number = takePage()
       if number == Self.none { return nil }
       let page = unsafe page(number)
-      let blocks = UInt16(Self.pageBytes / Self.sizeBytes(index))
-      unsafe page.pointee = Page(size: UInt8(index), freeCount: blocks)
-      unsafe push(number, on: &state.pointee.partial[index])
+      unsafe page.pointee = Page(size: UInt8(index), freeCount: UInt16(Self.blocksInPage(index)))
+      unsafe push(number, on: &state.pointee.sparse[index])
     }
+    return unsafe takeBlock(of: number, index)
+  }
+
+  private func takeBlock(of number: UInt32, _ index: Int) -> UnsafeMutableRawPointer {
     let page = unsafe page(number)
     let bytes = Self.sizeBytes(index)
     let block: UnsafeMutableRawPointer
@@ -204,12 +236,43 @@ import Synchronization
       unsafe block = address(number) + Int(page.pointee.begun) * bytes
       unsafe page.pointee.begun += 1
     }
-    unsafe page.pointee.freeCount -= 1
-    if unsafe page.pointee.freeCount == 0 {
-      unsafe unlink(number, from: &state.pointee.partial[index])
-    }
+    let free = unsafe page.pointee.freeCount
+    unsafe page.pointee.freeCount = free - 1
+    relist(number, index, from: Int(free), to: Int(free) - 1)
     unsafe state.pointee.blockBytes.wrappingAdd(bytes, ordering: .relaxed)
     return unsafe block
+  }
+
+  private static func blocksInPage(_ index: Int) -> Int { pageBytes / sizeBytes(index) }
+
+  private enum List {
+    case partial, sparse
+  }
+
+  /// The list for a page with so many free blocks; none for a full or an empty one.
+  private static func list(_ free: Int, _ index: Int) -> List? {
+    let blocks = blocksInPage(index)
+    if free == 0 || free == blocks { return nil }
+    return free * 2 >= blocks ? .sparse : .partial
+  }
+
+  /// Moves a page whose number of free blocks has changed to the list where it belongs.
+  private func relist(_ number: UInt32, _ index: Int, from old: Int, to new: Int) {
+    // A new page waits in the sparse list for its first block.
+    let isNew = new < old && old == Self.blocksInPage(index)
+    let from = isNew ? .sparse : Self.list(old, index)
+    let to = Self.list(new, index)
+    if from == to { return }
+    switch from {
+    case .partial: unsafe unlink(number, from: &state.pointee.partial[index])
+    case .sparse: unsafe unlink(number, from: &state.pointee.sparse[index])
+    case nil: break
+    }
+    switch to {
+    case .partial: unsafe push(number, on: &state.pointee.partial[index])
+    case .sparse: unsafe push(number, on: &state.pointee.sparse[index])
+    case nil: break
+    }
   }
 
   /// - Returns: A page that should be released, or `none`.
@@ -222,21 +285,49 @@ import Synchronization
     let offset = UInt(bitPattern: block) & UInt(Self.pageBytes - 1)
     unsafe block.storeBytes(of: page.pointee.firstFree, as: UInt16.self)
     unsafe page.pointee.firstFree = UInt16(Int(offset) / bytes)
-    unsafe page.pointee.freeCount += 1
-    let blocks = Self.pageBytes / bytes
-    if unsafe Int(page.pointee.freeCount) < blocks {
-      if unsafe page.pointee.freeCount == 1 {
-        unsafe push(number, on: &state.pointee.partial[index])
-      }
-      return Self.none
-    }
-    if blocks > 1 { unsafe unlink(number, from: &state.pointee.partial[index]) }
+    let free = unsafe Int(page.pointee.freeCount) + 1
+    unsafe page.pointee.freeCount = UInt16(free)
+    relist(number, index, from: free - 1, to: free)
+    if free < Self.blocksInPage(index) { return Self.none }
     unsafe state.pointee.pagesInUse -= 1
     unsafe push(number, on: &state.pointee.warm)
     unsafe state.pointee.warmCount += 1
     let kept = unsafe max(
       Self.keptPagesMin, state.pointee.pagesInUse / Self.keptPagesShare)
     return unsafe state.pointee.warmCount > kept ? takeWarm() : Self.none
+  }
+
+  // MARK: Consolidating
+
+  /// Whether so much of the pages in use is free that blocks should be moved together.
+  var isFragmented: Bool {
+    let blocks = blockBytes
+    return residentBytes - blocks > max(Self.fragmentedBytesMin, blocks / Self.fragmentedShare)
+  }
+
+  private static let fragmentedBytesMin = 2 << 20
+  private static let fragmentedShare = 16
+
+  /// A block in a fuller page for the content of `block`, if that lies in a sparse one.
+  ///
+  /// The caller copies the content, and gives the old block back.
+  ///
+  /// - Parameter bytes: As many as were asked for.
+  func betterBlock(than block: UnsafeMutableRawPointer, _ bytes: Int) -> UnsafeMutableRawPointer? {
+    let index = Self.sizeIndex(bytes)
+    return unsafe lock.pointee.withLock {
+      let number = unsafe number(of: block)
+      guard unsafe Self.list(Int(page(number).pointee.freeCount), index) == .sparse else {
+        return nil
+      }
+      var better = unsafe state.pointee.partial[index]
+      if better == Self.none {
+        // Sparse pages fill up in the order of their list.
+        better = unsafe state.pointee.sparse[index]
+        if better == number { return nil }
+      }
+      return mayNotAllocate() ? nil : unsafe takeBlock(of: better, index)
+    }
   }
 
   // MARK: Pages
@@ -280,11 +371,7 @@ import Synchronization
   private func addRegion() -> Bool {
     // Twice as much, so that an aligned part is in it; the rest is given back.
     let bytes = Self.regionBytes
-    let mapped = unsafe mmap(
-      nil, 2 * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    guard let mapped = unsafe mapped, UInt(bitPattern: mapped) != UInt.max else {
-      return false
-    }
+    guard let mapped = unsafe Self.map(2 * bytes) else { return false }
     let start = UInt(bitPattern: mapped)
     let aligned = (start + UInt(bytes) - 1) & ~UInt(bytes - 1)
     if aligned > start { unsafe munmap(mapped, Int(aligned - start)) }

@@ -65,6 +65,8 @@ struct EntryReference: Equatable {
   private var searched: UInt32 = 0
   private var deadBytes = 0
   private var chunkBytes = 0
+  /// Bytes that have died since the last compaction.
+  private var debt = 0
 
   private static let chunkShare = 16
   private static let chunkBytesMin = 8 * 1024
@@ -76,7 +78,11 @@ struct EntryReference: Equatable {
   /// one entry.
   private static let firstShare = 4
   private static let deadShare = 7
-  private static let deadShareUnderPressure = 12
+  /// Bytes that have to die for one step of compaction, which looks at so many times as many.
+  private static let debtMin = 1024
+  private static let repayment = 8
+  private static let stepBytesMax = 16 * 1024
+  private static let deadShareUnderPressure = 10
   /// Chunks that one search for a victim looks at.
   private static let searchedMax: UInt32 = 64
 
@@ -130,7 +136,7 @@ struct EntryReference: Equatable {
   @inline(never)
   private mutating func allocateElsewhere(_ size: Int, _ pool: BlockPool) -> EntryReference? {
     if size > Self.sharedEntryBytesMax {
-      guard let number = addChunk(size, pool) else { return nil }
+      guard let number = addChunk(size, isOwn: true, pool) else { return nil }
       chunks[number].used = UInt32(size)
       return EntryReference(chunk: number, offset: 0)
     }
@@ -140,7 +146,7 @@ struct EntryReference: Equatable {
       let sizeMax = max(wantedChunkBytes, Self.powerOfTwo(from: size))
       let isFirst = chunkBytes == 0
       let firstSize = BlockPool.capacity(isFirst ? size : max(size, sizeMax / Self.firstShare))
-      guard let number = addChunk(firstSize, pool) else { return nil }
+      guard let number = addChunk(firstSize, isOwn: false, pool) else { return nil }
       closeCurrent(pool)
       current = number
       currentSize = UInt32(firstSize)
@@ -176,17 +182,32 @@ struct EntryReference: Equatable {
     1 << (Int.bitWidth - (bytes - 1).leadingZeroBitCount)
   }
 
-  private mutating func addChunk(_ size: Int, _ pool: BlockPool) -> UInt32? {
+  private mutating func addChunk(_ size: Int, isOwn: Bool, _ pool: BlockPool) -> UInt32? {
     var number = free
     if number == 0 {
       if end >= capacity, !growList(pool) { return nil }
       number = end
     }
-    guard let block = unsafe pool.allocate(size) else { return nil }
+    guard let block = unsafe isOwn ? pool.allocateLarge(size) : pool.allocate(size) else {
+      return nil
+    }
     if free == 0 { end += 1 } else { free = chunks[number].used }
-    chunks[number] = unsafe Chunk(base: block)
-    chunkBytes += BlockPool.capacity(size)
+    chunks[number] = unsafe Chunk(base: block, isOwn: isOwn)
+    chunkBytes += Self.blockBytes(size, isOwn: isOwn)
     return number
+  }
+
+  /// What a chunk of `size` takes from the pool.
+  private static func blockBytes(_ size: Int, isOwn: Bool) -> Int {
+    isOwn ? BlockPool.largeBytes(size) : BlockPool.capacity(size)
+  }
+
+  private func giveBack(_ number: UInt32, _ size: Int, _ pool: BlockPool) {
+    if chunks[number].isOwn {
+      unsafe pool.freeLarge(chunks[number].base, size)
+    } else {
+      unsafe pool.free(chunks[number].base, size)
+    }
   }
 
   private mutating func growList(_ pool: BlockPool) -> Bool {
@@ -229,6 +250,7 @@ struct EntryReference: Equatable {
   /// Counts `size` bytes in a chunk as dead, which a dead entry or a filler holds.
   mutating func countDead(_ size: Int, in number: UInt32, _ pool: BlockPool) {
     deadBytes += size
+    debt += size
     let dead = chunks[number].dead &+ UInt32(truncatingIfNeeded: size)
     chunks[number].dead = dead
     guard dead == chunks[number].used else { return }
@@ -245,10 +267,9 @@ struct EntryReference: Equatable {
   private mutating func freeChunk(_ number: UInt32, _ pool: BlockPool) {
     let size = Int(chunks[number].used)
     deadBytes -= Int(chunks[number].dead)
-    chunkBytes -= BlockPool.capacity(size)
-    unsafe pool.free(chunks[number].base, size)
-    chunks[number].used = free
-    chunks[number].markFree()
+    chunkBytes -= Self.blockBytes(size, isOwn: chunks[number].isOwn)
+    giveBack(number, size, pool)
+    chunks[number].markFree(next: free)
     free = number
     if victim == number { victim = 0 }
   }
@@ -259,7 +280,7 @@ struct EntryReference: Equatable {
     while number < end {
       if !chunks[number].isFree {
         let size = number == current ? currentSize : chunks[number].used
-        unsafe pool.free(chunks[number].base, Int(size))
+        giveBack(number, Int(size), pool)
       }
       number += 1
     }
@@ -269,31 +290,51 @@ struct EntryReference: Equatable {
 
   // MARK: Compacting
 
-  /// Whether so much is dead that removals should pay for compaction.
-  @inline(__always)
-  var isWasteful: Bool { deadBytes &* Self.deadShare > chunkBytes }
-
-  /// The same where memory is short, and keys have to go for what is dead.
-  var isWastefulUnderPressure: Bool { deadBytes * Self.deadShareUnderPressure > chunkBytes }
-
-  /// The next living entry of the chunk that is being emptied; nil when the budget is used up or
-  /// nothing is worth emptying.
+  /// How many bytes a step of compaction should look at now; 0 for none.
   ///
-  /// The caller puts the entry elsewhere and removes this one before it asks for another.
+  /// Steps are taken when much is dead, and then often enough to keep up with what dies.
+  ///
+  /// - Parameter isPressed: Whether memory is short, and keys have to go for what is dead.
+  @inline(__always)
+  func compactionDue(isPressed: Bool) -> Int {
+    if debt < Self.debtMin { return 0 }
+    let share = isPressed ? Self.deadShareUnderPressure : Self.deadShare
+    if deadBytes &* share <= chunkBytes { return 0 }
+    return min(debt &* Self.repayment, Self.stepBytesMax)
+  }
+
+  /// Forgets what has died, for compaction has begun.
+  mutating func repay() { debt = 0 }
+
+  /// Living entries of the chunk that is being emptied, a few at once.
+  struct Batch {
+    var references: InlineArray<8, EntryReference> = .init(repeating: .none)
+    var count = 0
+  }
+
+  /// The next living entries to move; none when the budget is used up or nothing is worth emptying.
+  ///
+  /// The caller puts the entries elsewhere and removes these before it asks for others.
   ///
   /// - Parameter budget: Bytes still to be looked at; less by what was.
-  mutating func nextToMove(_ budget: inout Int, _ pool: BlockPool) -> EntryReference? {
-    while budget > 0 {
+  mutating func nextToMove(_ budget: inout Int, _ pool: BlockPool) -> Batch {
+    var batch = Batch()
+    while budget > 0, batch.count < batch.references.count {
       if victim != 0, victimOffset == chunks[victim].used { victim = 0 }
-      if victim == 0, !chooseVictim(pool) { return nil }
+      if victim == 0 {
+        // A batch is of one chunk: the next victim could be the same one again.
+        if batch.count > 0 || !chooseVictim(pool) { break }
+      }
       let reference = EntryReference(chunk: victim, offset: victimOffset)
       let entry = chunks.entry(reference)
       let size = entry.size
       budget -= size
       victimOffset += UInt32(size)
-      if !entry.isDead { return reference }
+      if entry.isDead { continue }
+      batch.references[batch.count] = reference
+      batch.count += 1
     }
-    return nil
+    return batch
   }
 
   /// The chunk with the most dead bytes of those that are searched this time.
@@ -325,6 +366,29 @@ struct EntryReference: Equatable {
     return true
   }
 
+  /// Moves blocks that lie in sparse pages of the pool into fuller ones.
+  ///
+  /// - Parameter budget: Bytes that may still be moved; less by those that were.
+  mutating func consolidate(_ budget: inout Int, _ pool: BlockPool) {
+    var number: UInt32 = 1
+    while number < end, budget > 0 {
+      defer { number += 1 }
+      let chunk = chunks[number]
+      if chunk.isFree || chunk.isOwn { continue }
+      let size = Int(number == current ? currentSize : chunk.used)
+      guard let block = unsafe pool.betterBlock(than: chunk.base, size) else { continue }
+      unsafe block.copyMemory(from: chunk.base, byteCount: Int(chunk.used))
+      unsafe pool.free(chunk.base, size)
+      unsafe chunks[number].move(to: block)
+      budget -= size
+    }
+    let listBytes = Int(capacity) * ChunkList.strideBytes
+    if capacity > 0, budget > 0, let list = chunks.consolidated(bytes: listBytes, pool) {
+      chunks = list
+      budget -= listBytes
+    }
+  }
+
   /// Stops the process if an invariant does not hold. O(count); for tests.
   ///
   /// - Returns: How many living entries there are, and their bytes.
@@ -347,7 +411,8 @@ struct EntryReference: Equatable {
       precondition(number == current || deadHere < chunk.used, "a chunk without living entries")
       dead += Int(deadHere)
       livingBytes += Int(chunk.used - deadHere)
-      bytes += BlockPool.capacity(Int(number == current ? currentSize : chunk.used))
+      let size = Int(number == current ? currentSize : chunk.used)
+      bytes += Self.blockBytes(size, isOwn: chunk.isOwn)
     }
     precondition(dead == deadBytes, "the arena's dead bytes are wrong")
     precondition(bytes == chunkBytes, "the arena's bytes are wrong")
@@ -360,14 +425,26 @@ struct EntryReference: Equatable {
 /// Invariant: `base` points to a block of the pool, nil for a number that is free.
 @safe struct Chunk {
   private var address: UnsafeMutableRawPointer?
-  /// Bytes behind which nothing has been put; for a free number the next free one.
-  var used: UInt32 = 0
+  private var usedAndKind: UInt32 = 0
   /// Bytes of dead entries and fillers.
   var dead: UInt32 = 0
 
-  init(base: UnsafeMutableRawPointer?) {
+  private static let ownBit: UInt32 = 1 << 31
+
+  /// - Parameter isOwn: Whether it is a large block with one entry.
+  init(base: UnsafeMutableRawPointer?, isOwn: Bool = false) {
     unsafe address = base
+    usedAndKind = isOwn ? Self.ownBit : 0
   }
+
+  /// Bytes behind which nothing has been put; for a free number the next free one.
+  @inline(__always)
+  var used: UInt32 {
+    get { usedAndKind & ~Self.ownBit }
+    set { usedAndKind = newValue | usedAndKind & Self.ownBit }
+  }
+
+  var isOwn: Bool { usedAndKind & Self.ownBit != 0 }
 
   @inline(__always)
   var base: UnsafeMutableRawPointer { unsafe address.unsafelyUnwrapped }
@@ -377,8 +454,8 @@ struct EntryReference: Equatable {
   /// Has the content elsewhere, where the caller has copied it.
   mutating func move(to block: UnsafeMutableRawPointer) { unsafe address = block }
 
-  mutating func markFree() {
-    let next = used
+  /// Makes the number free; `next` is the next free one.
+  mutating func markFree(next: UInt32) {
     self = unsafe Chunk(base: nil)
     used = next
   }
@@ -404,6 +481,21 @@ struct EntryReference: Equatable {
   func copy(from other: ChunkList, count: Int) {
     guard let source = unsafe other.base, let target = unsafe base else { return }
     unsafe target.update(from: source, count: count)
+  }
+
+  /// The same list in a fuller page of the pool; nil when it lies well, or is large.
+  func consolidated(bytes: Int, _ pool: BlockPool) -> ChunkList? {
+    guard bytes <= BlockPool.pageBytes, let base = unsafe base else { return nil }
+    let old = UnsafeMutableRawPointer(base)
+    guard let block = unsafe pool.betterBlock(than: old, bytes) else { return nil }
+    unsafe block.copyMemory(from: old, byteCount: bytes)
+    unsafe pool.free(old, bytes)
+    return unsafe ChunkList(
+      base: block.bindMemory(to: Chunk.self, capacity: bytes / Self.strideBytes))
+  }
+
+  private init(base: UnsafeMutablePointer<Chunk>) {
+    unsafe self.base = base
   }
 
   func free(count: Int, _ pool: BlockPool) {

@@ -200,6 +200,20 @@
     }
 
     func free(_ pool: BlockPool) { unsafe pool.free(base, bytes) }
+
+    /// The same segment in a fuller page of the pool; nil when it lies well.
+    func consolidated(_ pool: BlockPool) -> Segment? {
+      guard let block = unsafe pool.betterBlock(than: base, bytes) else { return nil }
+      unsafe block.copyMemory(from: base, byteCount: bytes)
+      free(pool)
+      return unsafe Segment(base: block, slotCount: slotCount, localDepth: localDepth)
+    }
+
+    private init(base: UnsafeMutableRawPointer, slotCount: UInt64, localDepth: UInt64) {
+      unsafe self.base = base
+      self.slotCount = slotCount
+      self.localDepth = localDepth
+    }
   }
 
   /// Where an entry stands; valid until the table is next changed.
@@ -499,6 +513,33 @@
     allocatedBytes = 0
   }
 
+  /// Moves segments that lie in sparse pages of the pool into fuller ones.
+  ///
+  /// - Parameter budget: Bytes that may still be moved; less by those that were.
+  mutating func consolidate(_ budget: inout Int, _ pool: BlockPool) {
+    guard let directory = unsafe directory else { return }
+    var index = 0
+    while index < 1 << Int(depth), budget > 0 {
+      let segment = unsafe Segment(word: directory[index])
+      let span = 1 << Int(depth - segment.localDepth)
+      if let moved = segment.consolidated(pool) {
+        for word in index..<index + span { unsafe directory[word] = moved.word }
+        budget -= segment.bytes
+      }
+      index += span
+    }
+    let bytes = 8 << Int(depth)
+    let old = UnsafeMutableRawPointer(directory)
+    if budget > 0, bytes <= BlockPool.pageBytes,
+      let block = unsafe pool.betterBlock(than: old, bytes)
+    {
+      unsafe block.copyMemory(from: old, byteCount: bytes)
+      unsafe pool.free(old, bytes)
+      unsafe self.directory = block.bindMemory(to: UInt64.self, capacity: bytes / 8)
+      budget -= bytes
+    }
+  }
+
   // MARK: Deadlines
 
   /// Notes that an entry with this hash expires at `deadline`.
@@ -531,7 +572,7 @@
   ///   - willRemove: Called with each expired entry.
   mutating func removeExpired(
     at cursor: UInt64, now: Timestamp, in chunks: ChunkList, _ pool: BlockPool,
-    _ willRemove: (EntryReference, Entry) -> Void
+    _ willRemove: (EntryReference) -> Void
   ) -> Look {
     guard let directory = unsafe directory else {
       return Look(next: 0, earliestDeadline: Segment.noDeadline)
@@ -555,7 +596,7 @@
       }
       let entry = chunks.entry(Self.reference(slot))
       if entry.isExpired(at: now) {
-        willRemove(Self.reference(slot), entry)
+        willRemove(Self.reference(slot))
         // The gap may be filled from behind: this slot is looked at again.
         segment.remove(at: index)
         count -= 1

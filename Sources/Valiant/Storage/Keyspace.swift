@@ -21,14 +21,14 @@ struct Keyspace: ~Copyable {
   private var sweepCursor: UInt64 = 0
   /// The earliest deadline in what that walk has left behind.
   private var sweptEarliest = never
+  /// When the last such walk ended, what this one has found, and when the next may begin.
+  private var sweptAt = Timestamp(milliseconds: 0)
+  private var sweptCount = 0
+  private var restsUntil = Timestamp(milliseconds: 0)
   /// The segment that eviction visits next.
   private var evictionCursor: UInt64 = 0
 
   private static let never = UInt64.max
-  /// Bytes that compaction looks at for each byte that has died, and at least and at most at once.
-  private static let compactionShare = 4
-  private static let compactionBytesMin = 512
-  private static let compactionBytesMax = 16 * 1024
 
   init() {}
 
@@ -141,14 +141,14 @@ struct Keyspace: ~Copyable {
       position.entry.write(content, access: access)
       position.entry.advanced(by: size).fill(oldSize - size)
       arena.countDead(oldSize - size, in: old.chunk, memory.pool)
-      compact(oldSize - size, memory)
+      compact(memory)
       return true
     }
     guard let new = arena.allocate(size, memory.pool) else { return false }
     arena.chunks.entry(new).write(content, access: access)
     position.replace(with: new)
     arena.remove(old, memory.pool)
-    compact(oldSize, memory)
+    compact(memory)
     return true
   }
 
@@ -203,12 +203,11 @@ struct Keyspace: ~Copyable {
     _ position: HashTable.Position, _ memory: StorageContext
   ) {
     let reference = position.reference
-    let size = position.entry.size
     if position.entry.hasDeadline { expiringCount -= 1 }
     table.remove(position, memory.pool)
     arena.remove(reference, memory.pool)
     freeIfEmpty(memory)
-    compact(size, memory)
+    compact(memory)
   }
 
   private mutating func freeIfEmpty(_ memory: StorageContext) {
@@ -228,32 +227,81 @@ struct Keyspace: ~Copyable {
 
   // MARK: Compacting
 
-  /// Moves a few entries together if much of the memory is dead; `died` bytes pay for it.
+  /// Moves a few entries together if much of the memory is dead.
   @inline(__always)
-  private mutating func compact(_ died: Int, _ memory: StorageContext) {
-    if arena.isWasteful { memory.steps.measure(.compaction) { compactSome(died, memory) } }
+  private mutating func compact(_ memory: StorageContext, isPressed: Bool = false) {
+    let bytes = arena.compactionDue(isPressed: isPressed)
+    if bytes > 0 { memory.steps.measure(.compaction) { compact(bytes, memory) } }
   }
 
   @inline(never)
-  private mutating func compactSome(_ died: Int, _ memory: StorageContext) {
-    var budget = min(
-      max(died * Self.compactionShare, Self.compactionBytesMin), Self.compactionBytesMax)
-    while let reference = arena.nextToMove(&budget, memory.pool) {
-      let entry = arena.chunks.entry(reference)
-      let size = entry.size
-      guard let target = arena.allocate(size, memory.pool) else { return }
-      arena.chunks.entry(target).copy(entry, size: size)
-      table.find(reference, hash: memory.hashing.hash(entry.key), in: arena.chunks)
-        .replace(with: target)
-      arena.remove(reference, memory.pool)
+  private mutating func compact(_ bytes: Int, _ memory: StorageContext) {
+    var budget = bytes
+    arena.repay()
+    while true {
+      let batch = arena.nextToMove(&budget, memory.pool)
+      if batch.count == 0 { return }
+      // Their slots are scattered over memory: ask for all of them before the first is needed.
+      var hashes: InlineArray<8, UInt64> = .init(repeating: 0)
+      for index in 0..<batch.count {
+        let entry = arena.chunks.entry(batch.references[index])
+        hashes[index] = memory.hashing.hash(entry.key)
+        table.prefetchSlot(hash: hashes[index])
+      }
+      for index in 0..<batch.count {
+        let reference = batch.references[index]
+        let size = arena.chunks.entry(reference).livingSize
+        guard let target = arena.allocate(size, memory.pool) else { return }
+        arena.chunks.entry(target).copy(arena.chunks.entry(reference), size: size)
+        table.find(reference, hash: hashes[index], in: arena.chunks).replace(with: target)
+        arena.remove(reference, memory.pool)
+      }
     }
   }
+
+  /// Moves some blocks that lie in sparse pages of the pool into fuller ones.
+  ///
+  /// O(chunks and segments).
+  ///
+  /// - Returns: Whether there may be more to move.
+  mutating func consolidate(_ memory: StorageContext) -> Bool {
+    memory.steps.measure(.compaction) {
+      var budget = Self.consolidationBytesMax
+      arena.consolidate(&budget, memory.pool)
+      table.consolidate(&budget, memory.pool)
+      return budget <= 0
+    }
+  }
+
+  private static let consolidationBytesMax = 64 * 1024
 
   // MARK: Expiry
 
   /// Whether a walk for expired keys would find some, or is under way.
   func isDue(at now: Timestamp) -> Bool {
     sweepCursor != 0 || earliestDeadline < HashTable.clamped(now)
+  }
+
+  /// The same for those who come back: keys may lie for a while, so that one walk finds many, but
+  /// never more than a few of a thousand living ones.
+  func isWorthWalk(at now: Timestamp) -> Bool {
+    isDue(at: now) && (sweepCursor != 0 || now >= restsUntil)
+  }
+
+  private static let restMillisecondsMax = 300
+  /// Of a thousand keys so many may lie.
+  private static let lyingShare = 3
+
+  private mutating func endSweep(_ now: Timestamp) {
+    earliestDeadline = min(earliestDeadline, sweptEarliest)
+    // At the rate of the time since the last walk.
+    let elapsed = min(now.milliseconds - sweptAt.milliseconds, 1000)
+    let rest =
+      sweptCount == 0
+      ? Self.restMillisecondsMax : count * Self.lyingShare * elapsed / (1000 * sweptCount)
+    sweptAt = now
+    sweptCount = 0
+    restsUntil = Timestamp(milliseconds: now.milliseconds + min(rest, Self.restMillisecondsMax))
   }
 
   /// Goes on with the walk for expired keys by one segment of the table, or begins one.
@@ -277,24 +325,22 @@ struct Keyspace: ~Copyable {
       // From now on only of what is set behind the walk's back.
       earliestDeadline = Self.never
     }
-    var removed = 0
-    var died = 0
     let chunks = arena.chunks
     // Entries die after the table has let go of them all: the arena may free their chunks.
     var dead: [EntryReference] = []
     let look = table.removeExpired(at: sweepCursor, now: now, in: chunks, memory.pool) {
       dead.append($0)
-      died += $1.size
-      removed += 1
     }
+    let removed = dead.count
     for reference in dead { arena.remove(reference, memory.pool) }
     expiringCount -= removed
     expiredCount += removed
     sweptEarliest = min(sweptEarliest, look.earliestDeadline)
     sweepCursor = look.next
-    if sweepCursor == 0 { earliestDeadline = min(earliestDeadline, sweptEarliest) }
+    sweptCount += removed
+    if sweepCursor == 0 { endSweep(now) }
     freeIfEmpty(memory)
-    compact(died, memory)
+    compact(memory)
     return (removed, sweepCursor == 0)
   }
 
@@ -320,13 +366,11 @@ struct Keyspace: ~Copyable {
       arena.chunks.entry(worst.victims[worst.count - 1].reference).access
       & AccessTracking.usesMask
     var gone: UInt64 = 0
-    var died = 0
     for index in 0..<worst.count {
       let reference = worst.victims[index].reference
       let entry = arena.chunks.entry(reference)
       if entry.access & AccessTracking.usesMask == level { gone += 1 }
       if entry.isExpired(at: now) { expiredCount += 1 }
-      died += entry.size
       if entry.hasDeadline { expiringCount -= 1 }
       // No entry moves before the last one is gone.
       let hash = memory.hashing.hash(entry.key)
@@ -343,10 +387,7 @@ struct Keyspace: ~Copyable {
       }
     }
     freeIfEmpty(memory)
-    // What is dead keeps others from living here: more of it is worth moving.
-    if arena.isWastefulUnderPressure {
-      memory.steps.measure(.compaction) { compactSome(died * 2, memory) }
-    }
+    compact(memory, isPressed: true)
     return worst.count
   }
 

@@ -6,7 +6,7 @@ import Glibc
 ///            8   other databases     address of fifteen keyspaces, nil until one is used
 ///           16   database 0          a keyspace
 ///
-/// 192 bytes, so that two shards never share a cache line; what a lookup reads lies in the first
+/// 256 bytes, so that two shards never share a cache line; what a lookup reads lies in the first
 /// 64. The parts are addressed one by one instead of through a struct, because the exclusive
 /// access that Swift begins on a struct would cover the lock, which other threads read meanwhile.
 ///
@@ -15,7 +15,7 @@ import Glibc
 @safe struct Shard {
   private let base: UnsafeMutableRawPointer
 
-  static let strideBytes = 192
+  static let strideBytes = 256
   static let alignment = 64
   static let databaseCount = 16
   private static let othersOffset = 8
@@ -168,14 +168,19 @@ import Glibc
     unsafe pointer.pointee.setDeadline(deadline, of: key, hash: hash, now: now, memory)
   }
 
-  /// See `Keyspace.isDue`.
-  func isDue(at now: Timestamp) -> Bool { unsafe pointer.pointee.isDue(at: now) }
+  /// See `Keyspace.isWorthWalk`.
+  func isWorthWalk(at now: Timestamp) -> Bool { unsafe pointer.pointee.isWorthWalk(at: now) }
 
   /// See `Keyspace.sweepSegment`.
   func sweepSegment(
     now: Timestamp, _ memory: StorageContext
   ) -> (removed: Int, isAtEnd: Bool) {
     unsafe pointer.pointee.sweepSegment(now: now, memory)
+  }
+
+  /// See `Keyspace.consolidate`.
+  func consolidate(_ memory: StorageContext) -> Bool {
+    unsafe pointer.pointee.consolidate(memory)
   }
 
   /// See `Keyspace.evict`.

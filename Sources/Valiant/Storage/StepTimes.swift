@@ -36,8 +36,8 @@ import Synchronization
   /// Runs one step and records its time.
   @inline(__always)
   func measure<Result>(_ kind: Kind, _ step: () -> Result) -> Result {
-    let start = Clock.steadyNanoseconds
-    defer { record(kind, nanoseconds: Clock.steadyNanoseconds &- start) }
+    let start = Clock.threadNanoseconds
+    defer { record(kind, nanoseconds: Clock.threadNanoseconds &- start) }
     return step()
   }
 

@@ -27,7 +27,7 @@ import Synchronization
   let shards: ShardArray
   let memory: StorageContext
 
-  /// An empty store. It takes 192 KiB.
+  /// An empty store. It takes 256 KiB.
   public init() {
     memory = StorageContext()
     shards = ShardArray()

@@ -36,6 +36,9 @@ enum Clock {
   static var steadyMilliseconds: Int { steadyMicroseconds / 1000 }
   static var steadyMicroseconds: Int { steadyNanoseconds / 1000 }
 
+  /// Processor time of the calling thread. A call of the system: a third of a microsecond.
+  static var threadNanoseconds: Int { read(CLOCK_THREAD_CPUTIME_ID) }
+
   @inline(__always)
   private static func read(_ clock: clockid_t) -> Int {
     var time = timespec()

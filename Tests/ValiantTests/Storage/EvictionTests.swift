@@ -225,11 +225,17 @@ private final class LimitedStore {
     #expect(AccessTracking(.clock, now: Timestamp(milliseconds: 8000)).idleSeconds(clock) == 3)
   }
 
+  /// Uses so much processor time.
+  private func burn(milliseconds: Int) {
+    let start = Clock.threadNanoseconds
+    while Clock.threadNanoseconds - start < milliseconds * 1_000_000 {}
+  }
+
   @Test("times of steps are counted in buckets a fifth wide") func stepTimes() {
     let steps = StepTimes()
     defer { steps.free() }
     for number in 0..<1000 {
-      steps.measure(.growth) { if number == 500 { Thread.sleep(forTimeInterval: 0.02) } }
+      steps.measure(.growth) { if number == 500 { burn(milliseconds: 20) } }
     }
     let summary = steps.summary(.growth)
     #expect(summary.count == 1000)

@@ -102,6 +102,7 @@ private final class Model {
       default:
         model.now.milliseconds += Int.random(in: 0...20, using: &random)
         _ = model.sweep()
+        if step % 50 == 0 { _ = model.keyspace.consolidate(model.memory) }
       }
       if step % 5000 == 0 { model.checkInvariants() }
     }
@@ -214,6 +215,27 @@ private final class Model {
     for key in model.expected.keys { #expect(model.get(key) == model.living(key), "seed \(seed)") }
   }
 
+  @Test("moves blocks out of sparse pages, and everything stays where it was") func consolidation()
+  {
+    let model = Model()
+    let count = 60_000
+    for number in 0..<count {
+      model.set(Array("\(number)".utf8), [UInt8](repeating: 7, count: number % 300), nil)
+    }
+    for number in 0..<count where number % 12 != 0 {
+      _ = model.remove(Array("\(number)".utf8))
+      model.expected[Array("\(number)".utf8)] = nil
+    }
+    let pool = model.memory.pool
+    let before = pool.residentBytes - pool.blockBytes
+    for _ in 0..<200 { _ = model.keyspace.consolidate(model.memory) }
+    let after = pool.residentBytes - pool.blockBytes
+    #expect(after <= before, "\(before) and \(after)")
+    model.checkInvariants()
+    for (key, entry) in model.expected { #expect(model.get(key) == entry.value) }
+    #expect(model.expected.count == count / 12)
+  }
+
   @Test("gives memory back when most keys go") func compaction() {
     var random = Random(seed: 9)
     let model = Model()
@@ -239,6 +261,12 @@ private final class Model {
       model.expected[key] = nil
       if number % 1000 == 1 { model.checkInvariants() }
     }
+    // Then nearly empty pages go, too.
+    for _ in 0..<100 where model.memory.pool.isFragmented {
+      _ = model.keyspace.consolidate(model.memory)
+    }
+    #expect(!model.memory.pool.isFragmented)
+    model.checkInvariants()
     let sparse = ratio()
     #expect(sparse < 1.45, "\(sparse)")
     for (key, entry) in model.expected { #expect(model.get(key) == entry.value) }

@@ -122,6 +122,28 @@ import Testing
     #expect(store.count() == 4 * perThread / 2)
   }
 
+  @Test("moves blocks together while threads use it") func consolidation() {
+    let store = Store()
+    DispatchQueue.concurrentPerform(iterations: 3) { thread in
+      if thread == 0 {
+        for _ in 0..<3 {
+          var walk = Consolidation(part: 0, of: 1)
+          while !walk.step(store) {}
+        }
+      } else {
+        for number in 0..<20_000 {
+          store.set("\(thread) \(number)", to: String(repeating: "v", count: number % 100))
+          if number % 8 != 0 { store.delete("\(thread) \(number)") }
+        }
+      }
+    }
+    store.checkInvariants()
+    #expect(store.count() == 2 * 20_000 / 8)
+    for number in stride(from: 0, to: 20_000, by: 8) {
+      precondition(store.get("1 \(number)") == String(repeating: "v", count: number % 100))
+    }
+  }
+
   @Test("empties itself at one moment for everybody") func atomicFlush() {
     let store = Store()
     DispatchQueue.concurrentPerform(iterations: 3) { thread in

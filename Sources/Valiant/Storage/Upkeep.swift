@@ -7,9 +7,6 @@ struct ExpirySweep {
   private var shard: Int
   private var database = 0
 
-  /// Keys are let lie for so long, so that one walk over a shard finds many.
-  private static let patienceMilliseconds = 300
-
   /// - Parameters:
   ///   - part: Which of the walks this is, 0..<`count`.
   ///   - count: How many walks there are, 1...`Store.shardCount`.
@@ -28,10 +25,9 @@ struct ExpirySweep {
   /// - Returns: Keys removed, and whether the shard was left.
   mutating func step(_ store: Store, now: Timestamp) -> (removed: Int, left: Bool) {
     let shard = store.shard(shard)
-    let due = Timestamp(milliseconds: now.milliseconds - Self.patienceMilliseconds)
     let (removed, left) = shard.withLock {
       while database < Store.databaseCount {
-        if let keyspace = shard.keyspaceIfUsed(database), keyspace.isDue(at: due) {
+        if let keyspace = shard.keyspaceIfUsed(database), keyspace.isWorthWalk(at: now) {
           let (removed, isAtEnd) = keyspace.sweepSegment(now: now, store.memory)
           if isAtEnd { database += 1 }
           return (removed, database == Store.databaseCount)
@@ -46,5 +42,42 @@ struct ExpirySweep {
       if self.shard >= Store.shardCount { self.shard = first }
     }
     return (removed, left)
+  }
+}
+
+/// A walk over some shards that moves blocks out of sparse pages of the pool, so that these go back
+/// to the system.
+struct Consolidation {
+  private let first: Int
+  private let stride: Int
+  private var shard: Int
+
+  /// - Parameters:
+  ///   - part: Which of the walks this is, 0..<`count`.
+  ///   - count: How many walks there are, 1...`Store.shardCount`.
+  init(part: Int, of count: Int) {
+    first = part
+    stride = count
+    shard = part
+  }
+
+  /// Moves some blocks of one shard, under its lock.
+  ///
+  /// - Returns: Whether the walk has come to its end.
+  mutating func step(_ store: Store) -> Bool {
+    let shard = store.shard(shard)
+    let hasMore = shard.withLock {
+      var hasMore = false
+      for database in 0..<Store.databaseCount {
+        guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
+        if keyspace.consolidate(store.memory) { hasMore = true }
+      }
+      return hasMore
+    }
+    if hasMore { return false }
+    self.shard += stride
+    if self.shard < Store.shardCount { return false }
+    self.shard = first
+    return true
   }
 }
