@@ -135,6 +135,10 @@ key_commands() {
   gives '(integer) 2' DEL smoke:a smoke:none smoke:b smoke:a
   gives '(integer) 0' DEL smoke:a
   gives '(nil)' GET smoke:b
+  gives 'OK' SET smoke:a 1
+  gives '(integer) 1' UNLINK smoke:a smoke:none
+  gives '(nil)' GET smoke:a
+  refuses "$(arity unlink)" UNLINK
   refuses "$(arity del)" DEL
   refuses "$(arity exists)" EXISTS
 }
@@ -186,7 +190,7 @@ server_commands() {
   list=$'\n'$(cli COMMAND LIST)$'\n'
   count=$(cli COMMAND COUNT)
   same "RESP$protocol: COMMAND LIST is as long as COMMAND COUNT" "$count" "$(cli COMMAND LIST | grep -vc '|')"
-  for name in ping echo get set del exists ttl pttl hello auth quit reset select client command config info \
+  for name in ping echo get set del unlink exists ttl pttl hello auth quit reset select client command config info \
     dbsize flushdb flushall time shutdown; do
     like "RESP$protocol: COMMAND LIST has $name" "*"$'\n'"$name"$'\n'"*" "$list"
   done

@@ -6,6 +6,11 @@ enum KeyCommands: CommandFamily {
       "DEL key [key ...]", arity: -2, flags: [.write], keys: .all("RM", "delete"),
       summary: "Deletes one or more keys.", complexity: "O(N) where N is the number of keys.",
       handler: delete),
+    // Memory is freed lazily by both where that would take time.
+    Command(
+      "UNLINK key [key ...]", arity: -2, flags: [.write, .fast], keys: .all("RM", "delete"),
+      summary: "Asynchronously deletes one or more keys.",
+      complexity: "O(N) where N is the number of keys.", since: "4.0.0", handler: delete),
     Command(
       "EXISTS key [key ...]", arity: -2, flags: [.readonly, .fast], keys: .all("RO"),
       summary: "Determines whether one or more keys exist.",

@@ -124,9 +124,7 @@ import Glibc
 
   private func didClose() {
     let loop = unsafe state.pointee.loop
-    if unsafe state.pointee.isYielded {
-      unsafe loop.pointee.yielded.removeAll { unsafe $0.base == base }
-    }
+    if unsafe state.pointee.isYielded { takeBackYield() }
     unlink()
     if unsafe state.pointee.owner != nil { unsafe loop.pointee.handlers.onClose(self) }
     unsafe state.deinitialize(count: 1)
@@ -226,13 +224,17 @@ import Glibc
   /// owed: sending that ends the connection.
   @inline(never)
   private func didFail() {
-    let loop = unsafe state.pointee.loop
-    var before: Int
-    repeat {
-      before = unsafe loop.pointee.bytesRead
-      if unsafe !state.pointee.isReading || isHeldUp || isClosing { break }
-      read()
-    } while unsafe loop.pointee.bytesRead != before
+    while !isClosing, unsafe !state.pointee.isPaused {
+      if unsafe state.pointee.isYielded {
+        // There is nobody left who could wait for its turn.
+        takeBackYield()
+        processInput()
+        continue
+      }
+      let before = unsafe state.pointee.loop.pointee.bytesRead
+      if unsafe state.pointee.isReading { read() }
+      if unsafe state.pointee.loop.pointee.bytesRead == before { break }
+    }
     close()
   }
 
@@ -358,6 +360,11 @@ import Glibc
     unsafe uv_idle_start(loop.pointee.yieldIdle) { idle in
       unsafe Connection.resumeYielded(stateOf(idle.unsafelyUnwrapped.pointee.loop))
     }
+  }
+
+  private func takeBackYield() {
+    unsafe state.pointee.isYielded = false
+    unsafe state.pointee.loop.pointee.yielded.removeAll { unsafe $0.base == base }
   }
 
   private static func resumeYielded(_ loop: UnsafeMutablePointer<EventLoop.State>) {
