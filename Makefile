@@ -51,6 +51,7 @@ fuzz-short:
 	Tests/fuzz/run.sh 10
 
 bench: build ## Compare with redis-server on this machine (ARGS: see Benchmarks/bench.py --help)
+	@Tests/install-dependencies.sh bench
 	python3 Benchmarks/bench.py $(ARGS)
 
 version: ## Take the version from debian/changelog, where it is decided
