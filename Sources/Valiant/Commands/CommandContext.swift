@@ -147,7 +147,7 @@
   /// - Throws: `aboveMemoryMax` when that cannot be.
   @inline(never)
   func makeRoom(for bytes: Int) throws(CommandError) {
-    if memory.pool.blockBytes &+ bytes <= memoryMax { return }
+    if memory.pool.usedBytes &+ bytes <= memoryMax { return }
     let hasRoom = memory.eviction.makeRoom(
       for: bytes, below: memoryMax, in: server.store, policy: settings.evictionPolicy, now: now,
       memory)

@@ -123,7 +123,8 @@ enum Expiry {
       return Timestamp(unixMilliseconds: milliseconds)
     }
     // Too late as a time of day is too late, as in Redis.
-    if milliseconds > Int.max - Clock.wallMilliseconds { throw .invalidExpireTime }
-    return Timestamp(milliseconds: now.milliseconds + milliseconds)
+    let latest = Int.max - max(Clock.wallMilliseconds, now.milliseconds)
+    if milliseconds > latest { throw .invalidExpireTime }
+    return Timestamp(milliseconds: now.milliseconds &+ milliseconds)
   }
 }

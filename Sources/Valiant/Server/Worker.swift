@@ -22,6 +22,7 @@ final class Worker: @unchecked Sendable {
   private var isSweeping = false
   private var consolidation: Consolidation
   private var isConsolidating = false
+  private var isEvicting = false
   private var isDraining = false
 
   private static let tickMilliseconds = 100
@@ -186,7 +187,7 @@ final class Worker: @unchecked Sendable {
       if index == 0 { server.sampleRates() }
     }
     if !isSweeping { sweepExpired(shardsLeft: sweep.shardCount) }
-    if index == 0 { evictExcess() }
+    if index == 0, !isEvicting { evictExcess() }
     if !isConsolidating, server.store.memory.pool.isFragmented { consolidate() }
     if isDraining { drainStep() }
   }
@@ -275,17 +276,19 @@ final class Worker: @unchecked Sendable {
     let limit = settings.maxMemory.bytes
     let store = server.store
     let policy = settings.evictionPolicy
-    guard limit > 0, policy != .none, store.memory.pool.blockBytes > limit else { return }
+    isEvicting = limit > 0 && policy != .none && store.memory.pool.usedBytes > limit
+    guard isEvicting else { return }
     let now = Timestamp.now
     var memory = store.memory
     memory.access = AccessTracking(
       policy.tracking, now: now, logFactor: settings.lfuLogFactor,
       decayMinutes: settings.lfuDecayMinutes)
-    if memory.eviction.makeRoom(
-      for: 0, below: limit, in: store, policy: policy, now: now, memory),
-      memory.pool.blockBytes > limit
-    {
+    let evicted = memory.eviction.evictedCount
+    _ = memory.eviction.makeRoom(for: 0, below: limit, in: store, policy: policy, now: now, memory)
+    if memory.eviction.evictedCount > evicted {
       post { $0.evictExcess() }
+    } else {
+      isEvicting = false
     }
   }
 

@@ -255,7 +255,8 @@ struct Setting: Sendable {
   /// A number of bytes as `byteCount` reads it, or `50%`.
   private static func memoryLimit(_ text: String) throws(SettingError) -> Settings.MemoryLimit {
     if text.last == "%" {
-      guard let percent = Int(text.dropLast()), (1...100).contains(percent) else {
+      guard text.first != "+", let percent = Int(text.dropLast()), (1...100).contains(percent)
+      else {
         throw SettingError("argument must be a memory value or a part from 1% to 100%")
       }
       return Settings.MemoryLimit(percent: percent)

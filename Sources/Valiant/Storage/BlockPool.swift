@@ -75,6 +75,7 @@ import Synchronization
     let blockBytes = Atomic<Int>(0)
     let pageBytes = Atomic<Int>(0)
     let mallocBytes = Atomic<Int>(0)
+    let leavingBytes = Atomic<Int>(0)
   }
 
   init() {
@@ -85,7 +86,7 @@ import Synchronization
     unsafe lock.initialize(to: SpinLock())
   }
 
-  /// Gives everything back, blocks in use included, but for large ones.
+  /// Gives everything back, blocks in use included, but for large ones: they are given back before.
   func end() {
     for region in unsafe state.pointee.regions {
       unsafe munmap(UnsafeMutableRawPointer(bitPattern: region), Self.regionBytes)
@@ -100,6 +101,18 @@ import Synchronization
 
   /// Bytes of all blocks in use.
   var blockBytes: Int { unsafe state.pointee.blockBytes.load(ordering: .relaxed) }
+
+  /// The same without what another thread is about to give back.
+  @inline(__always)
+  var usedBytes: Int {
+    unsafe state.pointee.blockBytes.load(ordering: .relaxed)
+      &- state.pointee.leavingBytes.load(ordering: .relaxed)
+  }
+
+  /// Counts bytes of blocks that another thread is about to give back; negative when it has.
+  func countLeaving(_ bytes: Int) {
+    unsafe state.pointee.leavingBytes.wrappingAdd(bytes, ordering: .relaxed)
+  }
 
   /// Bytes that the pool keeps from the system: pages in use or kept, and large blocks.
   var residentBytes: Int {
@@ -155,8 +168,16 @@ import Synchronization
   /// - Parameter bytes: As many as were asked for.
   func free(_ block: UnsafeMutableRawPointer, _ bytes: Int) {
     if bytes > Self.pageBytes { return unsafe freeLarge(block, bytes) }
-    let excess = unsafe lock.pointee.withLock { unsafe giveBack(block, Self.sizeIndex(bytes)) }
-    if excess != Self.none { release(excess) }
+    let excess: Excess? = unsafe lock.pointee.withLock {
+      unsafe giveBack(block, Self.sizeIndex(bytes))
+    }
+    if let excess { release(excess) }
+  }
+
+  /// A page that is to go back to the system, and is in no list meanwhile.
+  private struct Excess {
+    let number: UInt32
+    let address: UInt
   }
 
   /// A block of exactly `bytes`, for what would waste a page; nil when the system has no memory.
@@ -174,17 +195,21 @@ import Synchronization
   func freeLarge(_ block: UnsafeMutableRawPointer, _ bytes: Int) {
     countForeign(-Self.largeBytes(bytes))
     if bytes < Self.mappedBytes { return unsafe Glibc.free(block) }
-    if bytes < Self.slowlyFreedBytes {
-      unsafe munmap(block, bytes)
-      return
-    }
-    // The system takes milliseconds to take back hundreds of megabytes.
     let address = UInt(bitPattern: block)
-    Background.run { unsafe munmap(UnsafeMutableRawPointer(bitPattern: address), bytes) }
+    if bytes < Self.slowlyFreedBytes { return Self.unmap(address, bytes) }
+    // The system takes milliseconds to take back hundreds of megabytes.
+    Background.run { Self.unmap(address, bytes) }
+  }
+
+  /// A process may have 65,530 mappings, and to cut one in two may be one too many: then at least
+  /// the memory goes back.
+  private static func unmap(_ address: UInt, _ bytes: Int) {
+    let block = unsafe UnsafeMutableRawPointer(bitPattern: address)
+    if unsafe munmap(block, bytes) != 0 { unsafe madvise(block, bytes, MADV_DONTNEED) }
   }
 
   /// From here on a block is mapped for itself, so that its memory really goes back.
-  private static let mappedBytes = 128 * 1024
+  private static let mappedBytes = 64 * 1024
   private static let slowlyFreedBytes = 4 << 20
 
   /// What a large block takes, header and rounding included.
@@ -275,8 +300,8 @@ import Synchronization
     }
   }
 
-  /// - Returns: A page that should be released, or `none`.
-  private func giveBack(_ block: UnsafeMutableRawPointer, _ index: Int) -> UInt32 {
+  /// - Returns: A page that should be released.
+  private func giveBack(_ block: UnsafeMutableRawPointer, _ index: Int) -> Excess? {
     let number = unsafe number(of: block)
     let page = unsafe page(number)
     let bytes = Self.sizeBytes(index)
@@ -288,13 +313,15 @@ import Synchronization
     let free = unsafe Int(page.pointee.freeCount) + 1
     unsafe page.pointee.freeCount = UInt16(free)
     relist(number, index, from: free - 1, to: free)
-    if free < Self.blocksInPage(index) { return Self.none }
+    if free < Self.blocksInPage(index) { return nil }
     unsafe state.pointee.pagesInUse -= 1
     unsafe push(number, on: &state.pointee.warm)
     unsafe state.pointee.warmCount += 1
     let kept = unsafe max(
       Self.keptPagesMin, state.pointee.pagesInUse / Self.keptPagesShare)
-    return unsafe state.pointee.warmCount > kept ? takeWarm() : Self.none
+    if unsafe state.pointee.warmCount <= kept { return nil }
+    let excess = takeWarm()
+    return Excess(number: excess, address: UInt(bitPattern: unsafe address(excess)))
   }
 
   // MARK: Consolidating
@@ -359,11 +386,12 @@ import Synchronization
     return number
   }
 
-  /// Returns a page's memory to the system. The page is in no list meanwhile.
-  private func release(_ number: UInt32) {
-    unsafe madvise(address(number), Self.pageBytes, MADV_DONTNEED)
+  /// Returns a page's memory to the system.
+  private func release(_ page: Excess) {
+    unsafe madvise(
+      UnsafeMutableRawPointer(bitPattern: page.address), Self.pageBytes, MADV_DONTNEED)
     unsafe lock.pointee.withLock {
-      unsafe push(number, on: &state.pointee.cold)
+      unsafe push(page.number, on: &state.pointee.cold)
       unsafe state.pointee.pageBytes.wrappingSubtract(Self.pageBytes, ordering: .relaxed)
     }
   }

@@ -81,7 +81,7 @@ struct EntryReference: Equatable {
   /// Bytes that have to die for one step of compaction, which looks at so many times as many.
   private static let debtMin = 1024
   private static let repayment = 8
-  private static let stepBytesMax = 16 * 1024
+  static let stepBytesMax = 16 * 1024
   private static let deadShareUnderPressure = 10
   /// Chunks that one search for a victim looks at.
   private static let searchedMax: UInt32 = 64
@@ -123,7 +123,7 @@ struct EntryReference: Equatable {
   /// References stay good, but entries may be elsewhere in memory afterwards.
   @inline(__always)
   mutating func allocate(_ size: Int, _ pool: BlockPool) -> EntryReference? {
-    if current != 0 {
+    if current != 0, size <= Self.sharedEntryBytesMax {
       let used = chunks[current].used
       if size <= Int(currentSize &- used) {
         chunks[current].used = used &+ UInt32(truncatingIfNeeded: size)
@@ -286,6 +286,16 @@ struct EntryReference: Equatable {
     }
     chunks.free(count: Int(capacity), pool)
     self = EntryArena()
+  }
+
+  /// Gives large blocks back, which ending the pool would not; the arena is not used any more.
+  func freeLargeBlocks(_ pool: BlockPool) {
+    for number in 1..<max(end, 1) where chunks[number].isOwn {
+      unsafe pool.freeLarge(chunks[number].base, Int(chunks[number].used))
+    }
+    if Int(capacity) * ChunkList.strideBytes > BlockPool.pageBytes {
+      chunks.free(count: Int(capacity), pool)
+    }
   }
 
   // MARK: Compacting

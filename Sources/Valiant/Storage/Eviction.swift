@@ -38,6 +38,8 @@ import Synchronization
     /// Insertions in the experts' own shards until the next decision.
     let untilDecision = Atomic<Int>(Eviction.decisionMin)
     let winner = Atomic<Int>(Expert.frequency.rawValue)
+    /// Until when nobody looks for room again.
+    let restsUntil = Atomic<Int>(0)
     /// Where the next visit goes.
     let hand = Atomic<Int>(0)
   }
@@ -117,36 +119,99 @@ import Synchronization
   private static let patienceNanoseconds = 500_000
   /// For a large one as long as evicting so much takes, and that again.
   private static let nanosecondsPerByte = 4
+  /// Who has taken that long goes on when no more than this is lacking: a part of the limit, and
+  /// some bytes.
+  private static let toleratedShare = 32
+  private static let toleratedBytes = 1 << 20
+  /// How long it is remembered that there was nothing to win.
+  private static let restMilliseconds = 10
 
-  /// Evicts keys until `bytes` more fit below `limit`, or for half a millisecond.
+  /// Wins memory until `bytes` more fit below `limit`, or for half a millisecond.
   ///
-  /// The caller holds no lock. About a third of a microsecond a key.
+  /// What is dead is compacted before anybody is refused. The caller holds no lock. About a third of
+  /// a microsecond a key.
   ///
   /// - Returns: False when that cannot be, because the policy lets nothing go or nothing is left.
   func makeRoom(
     for bytes: Int, below limit: Int, in store: Store, policy: EvictionPolicy, now: Timestamp,
     _ memory: StorageContext
   ) -> Bool {
-    if memory.pool.blockBytes + bytes <= limit { return true }
-    guard policy != .none, bytes <= limit else { return false }
+    let pool = memory.pool
+    if pool.usedBytes + bytes <= limit { return true }
+    if bytes > limit || isResting(now) { return false }
     let start = Clock.steadyNanoseconds
     let patience = Self.patienceNanoseconds + bytes * Self.nanosecondsPerByte
-    var fruitless = 0
-    var total = 0
-    while memory.pool.blockBytes + bytes > limit {
-      let evicted = memory.steps.measure(.eviction) { visit(store, policy, now, memory) }
-      unsafe state.pointee.evicted.wrappingAdd(evicted, ordering: .relaxed)
-      total += evicted
-      fruitless = evicted > 0 ? 0 : fruitless + 1
-      // All shards, and all segments of one with few keys that may go.
-      if fruitless > 2 * Store.shardCount { return false }
-      // The others go on; memory does not grow meanwhile, for each makes room for itself.
-      if total > 0, Clock.steadyNanoseconds - start > patience { return true }
+    if policy != .none, hasCandidates(store, policy) {
+      var fruitless = 0
+      while pool.usedBytes + bytes > limit {
+        let found = memory.steps.measure(.eviction) { visit(store, policy, now, memory) }
+        fruitless = found > 0 ? 0 : fruitless + 1
+        if fruitless >= Store.shardCount {
+          // A round over all shards; the last candidate may have gone.
+          if !hasCandidates(store, policy) { break }
+          fruitless = 0
+        }
+        if Clock.steadyNanoseconds - start > patience {
+          // Nearly there: memory does not grow meanwhile, for each makes room for itself.
+          let tolerated = limit + limit / Self.toleratedShare + Self.toleratedBytes
+          return pool.usedBytes + bytes <= tolerated
+        }
+      }
+      if pool.usedBytes + bytes <= limit { return true }
     }
-    return true
+    return reclaim(bytes, limit, store, memory, now)
   }
 
-  /// Visits one segment of each database of the next shard.
+  /// Compacts what is dead, shard by shard, until `bytes` fit.
+  private func reclaim(
+    _ bytes: Int, _ limit: Int, _ store: Store, _ memory: StorageContext, _ now: Timestamp
+  ) -> Bool {
+    let pool = memory.pool
+    var fruitless = 0
+    while fruitless < Store.shardCount {
+      let before = pool.usedBytes
+      let shard = nextShard(store)
+      shard.withLock {
+        for database in 0..<Store.databaseCount {
+          guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
+          keyspace.reclaim(memory)
+        }
+      }
+      if pool.usedBytes + bytes <= limit { return true }
+      fruitless = pool.usedBytes < before ? 0 : fruitless + 1
+    }
+    let until = now.milliseconds + Self.restMilliseconds
+    unsafe state.pointee.restsUntil.store(until, ordering: .relaxed)
+    return false
+  }
+
+  /// Whether there was nothing to win a moment ago; to look again for each refused request would
+  /// cost its loop more than the request.
+  private func isResting(_ now: Timestamp) -> Bool {
+    unsafe state.pointee.restsUntil.load(ordering: .relaxed) > now.milliseconds
+  }
+
+  /// Whether any key may go. O(shards).
+  private func hasCandidates(_ store: Store, _ policy: EvictionPolicy) -> Bool {
+    (0..<Store.shardCount).contains { index in
+      let shard = store.shard(index)
+      return shard.withLock {
+        (0..<Store.databaseCount).contains { database in
+          guard let keyspace = shard.keyspaceIfUsed(database) else { return false }
+          return (policy.isVolatile ? keyspace.expiringCount : keyspace.count) > 0
+        }
+      }
+    }
+  }
+
+  private func nextShard(_ store: Store) -> Shard {
+    let hand = unsafe state.pointee.hand.wrappingAdd(1, ordering: .relaxed).oldValue
+    return store.shard(hand & (Store.shardCount - 1))
+  }
+
+  /// Visits a segment of each database of the next shard.
+  ///
+  /// - Returns: Keys that went.
   private func visit(
     _ store: Store, _ policy: EvictionPolicy, _ now: Timestamp, _ memory: StorageContext
   ) -> Int {
@@ -154,14 +219,19 @@ import Synchronization
     let index = hand & (Store.shardCount - 1)
     let expert = expert(hash: UInt64(index) << UInt64(64 - Store.shardBits))
     let shard = store.shard(index)
-    return shard.withLock {
+    let (evicted, expired) = shard.withLock {
       var evicted = 0
+      var expired = 0
       for database in 0..<Store.databaseCount {
         guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
-        evicted += keyspace.evict(policy, expert: expert, now: now, memory)
+        let gone = keyspace.evict(policy, expert: expert, now: now, memory)
+        evicted += gone.evicted
+        expired += gone.expired
       }
-      return evicted
+      return (evicted, expired)
     }
+    unsafe state.pointee.evicted.wrappingAdd(evicted, ordering: .relaxed)
+    return evicted + expired
   }
 
   // MARK: What an entry is worth

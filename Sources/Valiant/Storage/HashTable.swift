@@ -540,6 +540,12 @@
     }
   }
 
+  /// Gives a large directory back, which ending the pool would not; the table is not used any more.
+  func freeLargeBlocks(_ pool: BlockPool) {
+    guard let directory = unsafe directory, 8 << Int(depth) > BlockPool.pageBytes else { return }
+    unsafe pool.free(UnsafeMutableRawPointer(directory), 8 << Int(depth))
+  }
+
   // MARK: Deadlines
 
   /// Notes that an entry with this hash expires at `deadline`.
@@ -628,8 +634,12 @@
   ///
   /// O(340).
   ///
-  /// - Parameter worth: What an entry is worth; nil when it must not go.
-  func worst(at cursor: UInt64, in chunks: ChunkList, worth: (Entry) -> Int?) -> Worst {
+  /// - Parameters:
+  ///   - needsDeadline: Whether only entries with a deadline may go.
+  ///   - worth: What an entry is worth; nil when it must not go.
+  func worst(
+    at cursor: UInt64, needsDeadline: Bool, in chunks: ChunkList, worth: (Entry) -> Int?
+  ) -> Worst {
     var worst = Worst()
     guard let directory = unsafe directory else { return worst }
     let first = Int(truncatingIfNeeded: cursor &>> shift)
@@ -637,6 +647,8 @@
     let span = 1 << Int(depth - segment.localDepth)
     let next = (first & ~(span - 1)) + span
     worst.next = next >= 1 << Int(depth) ? 0 : UInt64(next) &<< shift
+    if segment.count == 0 { return worst }
+    if needsDeadline, segment.earliestDeadline == Segment.noDeadline { return worst }
     let wanted = min(max(1, (Int(segment.count) + 8) / 16), worst.victims.count)
     // Among equals those come first that are met first: let chance decide which that are.
     var index = FastRandom.next(below: segment.slotCount)

@@ -346,31 +346,49 @@ struct Keyspace: ~Copyable {
 
   // MARK: Eviction
 
+  /// Segments that one visit passes over at most.
+  private static let passedSegmentsMax = 64
+
+  /// Takes a step of compaction, for memory is short: whatever is dead is worth it.
+  mutating func reclaim(_ memory: StorageContext) {
+    memory.steps.measure(.compaction) { compact(EntryArena.stepBytesMax, memory) }
+  }
+
   /// Evicts a sixteenth of the next segment, those entries that are worth least.
   ///
-  /// - Returns: Keys evicted; 0 when none of them may go.
+  /// - Returns: Keys that were evicted, and those that had expired; none when none of them may go.
   mutating func evict(
     _ policy: EvictionPolicy, expert: Eviction.Expert, now: Timestamp, _ memory: StorageContext
-  ) -> Int {
-    if policy.isVolatile, expiringCount == 0 { return 0 }
-    let cursor = evictionCursor
-    let worst = table.worst(at: cursor, in: arena.chunks) { entry in
-      if entry.isExpired(at: now) { return Int.min }
-      if policy.isVolatile, !entry.hasDeadline { return nil }
-      return Eviction.worth(entry, policy, expert, memory.access)
+  ) -> (evicted: Int, expired: Int) {
+    if policy.isVolatile, expiringCount == 0 { return (0, 0) }
+    var cursor = evictionCursor
+    var worst = HashTable.Worst()
+    // Segments with nothing that may go are passed over; looking at one is next to nothing.
+    for _ in 0..<Self.passedSegmentsMax {
+      cursor = evictionCursor
+      worst = table.worst(at: cursor, needsDeadline: policy.isVolatile, in: arena.chunks) { entry in
+        if entry.isExpired(at: now) { return Int.min }
+        if policy.isVolatile, !entry.hasDeadline { return nil }
+        return Eviction.worth(entry, policy, expert, memory.access)
+      }
+      evictionCursor = worst.next
+      if worst.count > 0 || worst.next == 0 { break }
     }
-    evictionCursor = worst.next
-    if worst.count == 0 { return 0 }
+    if worst.count == 0 { return (0, 0) }
     // By how many uses the best of them was distinguished, and how many such had to go.
     let level =
       arena.chunks.entry(worst.victims[worst.count - 1].reference).access
       & AccessTracking.usesMask
     var gone: UInt64 = 0
+    var expired = 0
     for index in 0..<worst.count {
       let reference = worst.victims[index].reference
       let entry = arena.chunks.entry(reference)
       if entry.access & AccessTracking.usesMask == level { gone += 1 }
-      if entry.isExpired(at: now) { expiredCount += 1 }
+      if entry.isExpired(at: now) {
+        expiredCount += 1
+        expired += 1
+      }
       if entry.hasDeadline { expiringCount -= 1 }
       // No entry moves before the last one is gone.
       let hash = memory.hashing.hash(entry.key)
@@ -388,7 +406,13 @@ struct Keyspace: ~Copyable {
     }
     freeIfEmpty(memory)
     compact(memory, isPressed: true)
-    return worst.count
+    return (worst.count - expired, expired)
+  }
+
+  /// Gives large blocks back; see `EntryArena.freeLargeBlocks`.
+  func freeLargeBlocks(_ pool: BlockPool) {
+    table.freeLargeBlocks(pool)
+    arena.freeLargeBlocks(pool)
   }
 
   // MARK: All entries

@@ -183,10 +183,16 @@ import Glibc
     unsafe pointer.pointee.consolidate(memory)
   }
 
+  /// See `Keyspace.reclaim`.
+  func reclaim(_ memory: StorageContext) { unsafe pointer.pointee.reclaim(memory) }
+
+  /// See `Keyspace.freeLargeBlocks`.
+  func freeLargeBlocks(_ pool: BlockPool) { unsafe pointer.pointee.freeLargeBlocks(pool) }
+
   /// See `Keyspace.evict`.
   func evict(
     _ policy: EvictionPolicy, expert: Eviction.Expert, now: Timestamp, _ memory: StorageContext
-  ) -> Int {
+  ) -> (evicted: Int, expired: Int) {
     unsafe pointer.pointee.evict(policy, expert: expert, now: now, memory)
   }
 

@@ -2,8 +2,8 @@ import Synchronization
 
 /// How long the steps took that the store's upkeep adds to a command or takes from a loop.
 ///
-/// Growth of a table, compaction, expiry and eviction are done in small steps; here is the proof. Times are wall-clock times, so a step in which the system let another process run counts
-/// with what it had to wait.
+/// Growth of a table, compaction, expiry and eviction are done in small steps; here is the proof.
+/// Times are processor times of the thread: what another process takes meanwhile is not ours.
 ///
 ///     buckets   four to each doubling of nanoseconds: at most a fifth is lost to rounding
 ///

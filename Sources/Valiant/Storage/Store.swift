@@ -33,8 +33,13 @@ import Synchronization
     shards = ShardArray()
   }
 
-  /// O(shards), and what the system needs to take the memory back: no key is looked at.
+  /// O(shards and chunks), and what the system needs to take the memory back: no key is looked at.
   deinit {
+    for index in 0..<Self.shardCount {
+      for database in 0..<Self.databaseCount {
+        shard(index).keyspaceIfUsed(database)?.freeLargeBlocks(memory.pool)
+      }
+    }
     shards.free()
     memory.end()
   }
@@ -266,6 +271,7 @@ import Synchronization
 
     fileprivate func add(_ keyspace: consuming Keyspace) {
       let pointer = UnsafeMutablePointer<Keyspace>.allocate(capacity: 1)
+      store.memory.pool.countLeaving(keyspace.allocatedBytes)
       unsafe pointer.initialize(to: keyspace)
       unsafe keyspaces.append(pointer)
     }
@@ -275,7 +281,9 @@ import Synchronization
     /// O(chunks and segments): 100 ns for some hundred keys.
     func free() {
       while let pointer = unsafe keyspaces.popLast() {
+        let bytes = unsafe pointer.pointee.allocatedBytes
         unsafe pointer.pointee.removeAll(store.memory.pool)
+        store.memory.pool.countLeaving(-bytes)
         unsafe pointer.deinitialize(count: 1)
         unsafe pointer.deallocate()
       }

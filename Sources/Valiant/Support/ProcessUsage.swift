@@ -36,7 +36,7 @@ enum ProcessUsage {
         // No limit is the word `max`.
         limit.first.map({ $0 &- UInt8(ascii: "0") <= 9 }) ?? false
       {
-        least = min(least, number(limit))
+        least = max(1, min(least, number(limit)))
       }
       guard path != "/", let slash = path.lastIndex(of: "/") else { break }
       path = slash == path.startIndex ? "/" : String(path[..<slash])

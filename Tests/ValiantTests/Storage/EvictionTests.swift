@@ -121,6 +121,37 @@ private final class LimitedStore {
     #expect(evicting.get("key"))
   }
 
+  @Test("what was deleted gives room to others") func deletedRoom() {
+    let limited = LimitedStore(.none, limit: LimitedStore.limitBytes)
+    var count = 0
+    while limited.set("key \(count)", value) { count += 1 }
+    for number in stride(from: 0, to: count, by: 4) { limited.store.delete("key \(number)") }
+    limited.advance(milliseconds: 1000)
+    var accepted = 0
+    while limited.set("new \(accepted)", value) { accepted += 1 }
+    #expect(accepted > count / 4 / 2, "\(accepted) of \(count / 4)")
+    // Emptied at once, it takes as much again at once.
+    let removed = limited.store.takeAll(databases: 0...15)
+    limited.advance(milliseconds: 1000)
+    #expect(limited.set("first", value))
+    removed.free()
+    limited.store.checkInvariants()
+  }
+
+  @Test("finds the few keys that may go among many that may not") func fewCandidates() {
+    let limited = LimitedStore(.volatileLRU, limit: 8 << 20)
+    let deadline = Timestamp(milliseconds: limited.now.milliseconds + 1_000_000)
+    let large = [UInt8](repeating: 1, count: 1 << 20)
+    for number in 0..<3 { #expect(limited.set("large \(number)", large, deadline: deadline)) }
+    var count = 0
+    while limited.memory.eviction.evictedCount < 3 {
+      guard limited.set("key \(count)", value) else { break }
+      count += 1
+    }
+    #expect(limited.memory.eviction.evictedCount == 3)
+    #expect(limited.keys == count)
+  }
+
   @Test("LRU keeps what was used last") func leastRecentlyUsed() {
     let limited = LimitedStore(.allKeysLRU, limit: LimitedStore.limitBytes)
     let used = LimitedStore.capacity / 5
