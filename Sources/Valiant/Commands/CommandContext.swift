@@ -131,9 +131,7 @@
     settingsGeneration = worker.settingsGeneration
     accessMilliseconds = now.milliseconds / 1000 * 1000
     memoryMax = settings.maxMemory.bytes == 0 ? Int.max : settings.maxMemory.bytes
-    memory.access = AccessTracking(
-      settings.evictionPolicy.tracking, now: now, logFactor: settings.lfuLogFactor,
-      decayMinutes: settings.lfuDecayMinutes)
+    memory.access = settings.accessTracking(at: now)
   }
 
   /// Whether memory is limited at all.

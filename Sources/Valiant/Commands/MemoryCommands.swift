@@ -1,4 +1,4 @@
-/// OBJECT and MEMORY: what is known of a key besides its value, and where the memory is.
+/// MEMORY: where the memory is.
 enum MemoryCommands: CommandFamily {
   static let category = Command.Category.server
   static let commands: [Command] = [
@@ -73,61 +73,5 @@ enum MemoryCommands: CommandFamily {
       context.reply.bulkString(name)
       context.reply.integer(value)
     }
-  }
-}
-
-/// OBJECT: how a value is kept, and when it was last used.
-enum ObjectCommands: CommandFamily {
-  static let category = Command.Category.keyspace
-  static let commands: [Command] = [
-    .container(
-      "OBJECT", summary: "A container for object introspection commands.", since: "2.2.3",
-      [
-        Command(
-          "OBJECT ENCODING key", arity: 3, flags: [.readonly], keys: .second("RO"),
-          summary: "Returns the internal encoding of a Redis object.", since: "2.2.3",
-          handler: encoding),
-        Command(
-          "OBJECT FREQ key", arity: 3, flags: [.readonly], keys: .second("RO"),
-          summary: "Returns the logarithmic access frequency counter of a Redis object.",
-          since: "4.0.0", handler: frequency),
-        Command(
-          "OBJECT IDLETIME key", arity: 3, flags: [.readonly], keys: .second("RO"),
-          summary: "Returns the time since the last access to a Redis object.", since: "2.2.3",
-          handler: idleTime),
-        Command(
-          "OBJECT REFCOUNT key", arity: 3, flags: [.readonly], keys: .second("RO"),
-          summary: "Returns the reference count of a value of a key.", since: "2.2.3",
-          handler: referenceCount),
-        .help("OBJECT", since: "6.2.0"),
-      ])
-  ]
-
-  private static func encoding(_ context: inout CommandContext) throws(CommandError) {
-    guard let entry = context.entry(2) else { return context.reply.null() }
-    switch entry.value {
-    case .integer: context.reply.bulkString("int")
-    // The border at which Redis keeps a string in a block of its own.
-    case .bytes(let bytes): context.reply.bulkString(bytes.count <= 44 ? "embstr" : "raw")
-    }
-  }
-
-  private static func frequency(_ context: inout CommandContext) throws(CommandError) {
-    guard let entry = context.entry(2) else { return context.reply.null() }
-    let access = context.memory.access
-    guard access.kind == .frequency else { throw .frequencyNotTracked }
-    context.reply.integer(access.frequency(entry.access))
-  }
-
-  private static func idleTime(_ context: inout CommandContext) throws(CommandError) {
-    guard let entry = context.entry(2) else { return context.reply.null() }
-    let access = context.memory.access
-    guard access.kind != .frequency else { throw .idleTimeNotTracked }
-    context.reply.integer(access.idleSeconds(entry.access))
-  }
-
-  private static func referenceCount(_ context: inout CommandContext) throws(CommandError) {
-    guard context.entry(2) != nil else { return context.reply.null() }
-    context.reply.integer(1)
   }
 }

@@ -237,7 +237,7 @@ final class Worker: @unchecked Sendable {
     var shardsLeft = shardsLeft
     var steps = 0
     while shardsLeft > 0 {
-      if sweep.step(server.store, now: now).left { shardsLeft -= 1 }
+      if sweep.step(server.store, now: now) { shardsLeft -= 1 }
       steps += 1
       if steps % Self.sweepStepsPerLook == 0,
         Clock.steadyMicroseconds - start > Self.sweepSliceMicroseconds
@@ -245,9 +245,9 @@ final class Worker: @unchecked Sendable {
         break
       }
     }
-    let next = shardsLeft
-    if next > 0 {
-      post { $0.sweepExpired(shardsLeft: next) }
+    let rest = shardsLeft
+    if rest > 0 {
+      post { $0.sweepExpired(shardsLeft: rest) }
     } else {
       isSweeping = false
     }
@@ -280,9 +280,7 @@ final class Worker: @unchecked Sendable {
     guard isEvicting else { return }
     let now = Timestamp.now
     var memory = store.memory
-    memory.access = AccessTracking(
-      policy.tracking, now: now, logFactor: settings.lfuLogFactor,
-      decayMinutes: settings.lfuDecayMinutes)
+    memory.access = settings.accessTracking(at: now)
     let evicted = memory.eviction.evictedCount
     _ = memory.eviction.makeRoom(for: 0, below: limit, in: store, policy: policy, now: now, memory)
     if memory.eviction.evictedCount > evicted {

@@ -48,6 +48,12 @@ public struct Settings: Sendable, Equatable {
 
   public init() {}
 
+  /// How uses of entries are noted from `now` on.
+  func accessTracking(at now: Timestamp) -> AccessTracking {
+    AccessTracking(
+      evictionPolicy.tracking, now: now, logFactor: lfuLogFactor, decayMinutes: lfuDecayMinutes)
+  }
+
   /// A number of bytes, or a part of the memory that the process may use.
   public struct MemoryLimit: Sendable, Equatable {
     /// Bytes; 0 for no limit.

@@ -10,7 +10,8 @@ import Synchronization
 /// Sizes are powers of two from 64 bytes to 64 KiB, and up to 4 KiB also three in between. Free
 /// blocks of a page are chained through their first two bytes. Pages of which no block is in use
 /// are kept for the next size that wants one, as many as 1/256 of the pages in use and half a
-/// megabyte; those beyond go back to the system at once. Blocks of more than 64 KiB come from `malloc`.
+/// megabyte; those beyond go back to the system at once. Large blocks come from `malloc`, or are
+/// mapped.
 ///
 /// Why not `malloc` for all: it rounds to 16 bytes and adds 8, does not say what it holds without
 /// using it, and gives little back when what survives lies scattered. Here nothing is rounded,
@@ -38,7 +39,6 @@ import Synchronization
   /// Above this there are powers of two only: a page is no multiple of what lies between.
   private static let quarterStepsMax = 4096
   private static let quarterSizes = 25
-  private static let sizeCount = 29
   private static let none: UInt32 = 0
   private static let noBlock: UInt16 = 0xffff
   private static let keptPagesMin = 8
@@ -74,7 +74,7 @@ import Synchronization
     var failAfter = Int.max
     let blockBytes = Atomic<Int>(0)
     let pageBytes = Atomic<Int>(0)
-    let mallocBytes = Atomic<Int>(0)
+    let largeBlockBytes = Atomic<Int>(0)
     let leavingBytes = Atomic<Int>(0)
   }
 
@@ -105,8 +105,7 @@ import Synchronization
   /// The same without what another thread is about to give back.
   @inline(__always)
   var usedBytes: Int {
-    unsafe state.pointee.blockBytes.load(ordering: .relaxed)
-      &- state.pointee.leavingBytes.load(ordering: .relaxed)
+    unsafe blockBytes &- state.pointee.leavingBytes.load(ordering: .relaxed)
   }
 
   /// Counts bytes of blocks that another thread is about to give back; negative when it has.
@@ -117,12 +116,12 @@ import Synchronization
   /// Bytes that the pool keeps from the system: pages in use or kept, and large blocks.
   var residentBytes: Int {
     unsafe state.pointee.pageBytes.load(ordering: .relaxed)
-      + state.pointee.mallocBytes.load(ordering: .relaxed)
+      + state.pointee.largeBlockBytes.load(ordering: .relaxed)
   }
 
-  /// Counts bytes that others took from `malloc` for this store; negative when they are freed.
-  func countForeign(_ bytes: Int) {
-    unsafe state.pointee.mallocBytes.wrappingAdd(bytes, ordering: .relaxed)
+  /// Counts a large block; negative when it is given back.
+  private func countLarge(_ bytes: Int) {
+    unsafe state.pointee.largeBlockBytes.wrappingAdd(bytes, ordering: .relaxed)
     unsafe state.pointee.blockBytes.wrappingAdd(bytes, ordering: .relaxed)
   }
 
@@ -187,13 +186,13 @@ import Synchronization
     let fails = unsafe lock.pointee.withLock { mayNotAllocate() }
     guard !fails, let block = unsafe bytes < Self.mappedBytes ? malloc(bytes) : Self.map(bytes)
     else { return nil }
-    countForeign(Self.largeBytes(bytes))
+    countLarge(Self.largeBytes(bytes))
     return unsafe block
   }
 
   /// Gives back a block of `allocateLarge`; a very large one by another thread.
   func freeLarge(_ block: UnsafeMutableRawPointer, _ bytes: Int) {
-    countForeign(-Self.largeBytes(bytes))
+    countLarge(-Self.largeBytes(bytes))
     if bytes < Self.mappedBytes { return unsafe Glibc.free(block) }
     let address = UInt(bitPattern: block)
     if bytes < Self.slowlyFreedBytes { return Self.unmap(address, bytes) }

@@ -170,7 +170,7 @@ import Synchronization
     var fruitless = 0
     while fruitless < Store.shardCount {
       let before = pool.usedBytes
-      let shard = nextShard(store)
+      let shard = store.shard(nextShardIndex())
       shard.withLock {
         for database in 0..<Store.databaseCount {
           guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
@@ -204,9 +204,10 @@ import Synchronization
     }
   }
 
-  private func nextShard(_ store: Store) -> Shard {
+  /// The shard whose turn it is.
+  private func nextShardIndex() -> Int {
     let hand = unsafe state.pointee.hand.wrappingAdd(1, ordering: .relaxed).oldValue
-    return store.shard(hand & (Store.shardCount - 1))
+    return hand & (Store.shardCount - 1)
   }
 
   /// Visits a segment of each database of the next shard.
@@ -215,8 +216,7 @@ import Synchronization
   private func visit(
     _ store: Store, _ policy: EvictionPolicy, _ now: Timestamp, _ memory: StorageContext
   ) -> Int {
-    let hand = unsafe state.pointee.hand.wrappingAdd(1, ordering: .relaxed).oldValue
-    let index = hand & (Store.shardCount - 1)
+    let index = nextShardIndex()
     let expert = expert(hash: UInt64(index) << UInt64(64 - Store.shardBits))
     let shard = store.shard(index)
     let (evicted, expired) = shard.withLock {

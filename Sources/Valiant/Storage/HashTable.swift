@@ -546,6 +546,18 @@
     unsafe pool.free(UnsafeMutableRawPointer(directory), 8 << Int(depth))
   }
 
+  /// The segment at `cursor`, and the cursor of the one behind it, 0 after the last one.
+  ///
+  /// A cursor is a prefix of the hash, so it stays meaningful while segments split.
+  private func segment(at cursor: UInt64) -> (Segment, next: UInt64)? {
+    guard let directory = unsafe directory else { return nil }
+    let first = Int(truncatingIfNeeded: cursor &>> shift)
+    let segment = unsafe Segment(word: directory[first])
+    let span = 1 << Int(depth - segment.localDepth)
+    let next = (first & ~(span - 1)) + span
+    return (segment, next >= 1 << Int(depth) ? 0 : UInt64(next) &<< shift)
+  }
+
   // MARK: Deadlines
 
   /// Notes that an entry with this hash expires at `deadline`.
@@ -570,8 +582,7 @@
 
   /// Removes the expired entries of the segment at `cursor`, if it can have any.
   ///
-  /// A cursor is a prefix of the hash, so it stays meaningful while segments split. O(1) when the
-  /// segment's earliest deadline has not come, else O(340).
+  /// O(1) when the segment's earliest deadline has not come, else O(340).
   ///
   /// - Parameters:
   ///   - cursor: 0 to begin; afterwards what the last call returned.
@@ -580,14 +591,9 @@
     at cursor: UInt64, now: Timestamp, in chunks: ChunkList, _ pool: BlockPool,
     _ willRemove: (EntryReference) -> Void
   ) -> Look {
-    guard let directory = unsafe directory else {
+    guard let (segment, nextCursor) = segment(at: cursor) else {
       return Look(next: 0, earliestDeadline: Segment.noDeadline)
     }
-    let first = Int(truncatingIfNeeded: cursor &>> shift)
-    let segment = unsafe Segment(word: directory[first])
-    let span = 1 << Int(depth - segment.localDepth)
-    let next = (first & ~(span - 1)) + span
-    let nextCursor = next >= 1 << Int(depth) ? 0 : UInt64(next) &<< shift
     if segment.earliestDeadline >= Self.clamped(now) {
       return Look(next: nextCursor, earliestDeadline: segment.earliestDeadline)
     }
@@ -641,12 +647,8 @@
     at cursor: UInt64, needsDeadline: Bool, in chunks: ChunkList, worth: (Entry) -> Int?
   ) -> Worst {
     var worst = Worst()
-    guard let directory = unsafe directory else { return worst }
-    let first = Int(truncatingIfNeeded: cursor &>> shift)
-    let segment = unsafe Segment(word: directory[first])
-    let span = 1 << Int(depth - segment.localDepth)
-    let next = (first & ~(span - 1)) + span
-    worst.next = next >= 1 << Int(depth) ? 0 : UInt64(next) &<< shift
+    guard let (segment, nextCursor) = segment(at: cursor) else { return worst }
+    worst.next = nextCursor
     if segment.count == 0 { return worst }
     if needsDeadline, segment.earliestDeadline == Segment.noDeadline { return worst }
     let wanted = min(max(1, (Int(segment.count) + 8) / 16), worst.victims.count)
@@ -675,8 +677,7 @@
 
   /// Calls `body` with each entry of the segment at `cursor`.
   func forEachEntry(at cursor: UInt64, in chunks: ChunkList, _ body: (Entry) -> Void) {
-    guard let directory = unsafe directory else { return }
-    let segment = unsafe Segment(word: directory[Int(truncatingIfNeeded: cursor &>> shift)])
+    guard let (segment, _) = segment(at: cursor) else { return }
     for index in 0..<segment.slotCount where segment[index] != 0 {
       body(chunks.entry(Self.reference(segment[index])))
     }

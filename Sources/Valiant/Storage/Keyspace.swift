@@ -415,12 +415,7 @@ struct Keyspace: ~Copyable {
     arena.freeLargeBlocks(pool)
   }
 
-  // MARK: All entries
-
-  /// Calls `body` with each entry; nothing may change the keyspace meanwhile. O(count).
-  func forEachEntry(_ body: (Entry) -> Void) {
-    table.forEachEntry(in: arena.chunks, body)
-  }
+  // MARK: Checking
 
   /// Stops the process if an invariant does not hold. O(count); for tests.
   func checkInvariants(hashing: SipHash) {
