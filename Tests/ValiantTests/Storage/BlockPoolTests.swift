@@ -68,6 +68,34 @@ import Testing
     #expect(pool.residentBytes <= 2 << 20, "no more is kept than is said")
   }
 
+  @Test("blocks move out of sparse pages, which then go back to the system") func consolidation() {
+    let pool = BlockPool()
+    defer { pool.end() }
+    let bytes = 4096
+    var kept: [Block] = []
+    var dropped: [Block] = []
+    for number in 0..<3200 {
+      guard let block = unsafe pool.allocate(bytes) else { continue }
+      let marked = unsafe Block(block, bytes, UInt8(number % 255))
+      // One of each page's sixteen.
+      if number % 16 == 0 { kept.append(marked) } else { dropped.append(marked) }
+    }
+    for block in dropped { block.free(pool) }
+    #expect(pool.isFragmented)
+    let before = pool.residentBytes
+    for index in kept.indices {
+      let old = kept[index]
+      guard let better = unsafe pool.betterBlock(than: old.address, bytes) else { continue }
+      unsafe better.copyMemory(from: old.address, byteCount: bytes)
+      old.free(pool)
+      kept[index] = unsafe Block(better, bytes, old.mark)
+    }
+    #expect(!pool.isFragmented)
+    #expect(pool.residentBytes < before / 4, "\(before) and \(pool.residentBytes)")
+    for block in kept { #expect(block.isIntact) }
+    #expect(pool.blockBytes == kept.count * bytes)
+  }
+
   @Test("fails when it is told to, and goes on afterwards") func failure() {
     let pool = BlockPool()
     defer { pool.end() }
