@@ -138,6 +138,11 @@ key_commands() {
   gives 'OK' SET smoke:a 1
   gives '(integer) 1' UNLINK smoke:a smoke:none
   gives '(nil)' GET smoke:a
+  gives 'OK' MSET smoke:a 1 smoke:b two
+  gives $'1) "1"\n2) (nil)\n3) "two"' MGET smoke:a smoke:none smoke:b
+  gives '(integer) 2' DEL smoke:a smoke:b
+  refuses "$(arity mset)" MSET smoke:a 1 smoke:b
+  refuses "$(arity mget)" MGET
   refuses "$(arity unlink)" UNLINK
   refuses "$(arity del)" DEL
   refuses "$(arity exists)" EXISTS

@@ -137,6 +137,11 @@ struct Command: Sendable {
       KeyPositions(first: 1, last: -1, step: 1, access: access)
     }
 
+    /// Every second argument, each followed by its value.
+    static func pairs(_ access: String...) -> KeyPositions {
+      KeyPositions(first: 1, last: -1, step: 2, access: access)
+    }
+
     /// Indices of the keys in a request of `count` arguments.
     @inline(__always)
     func indices(count: Int) -> StrideTo<Int> {

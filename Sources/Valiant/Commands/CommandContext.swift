@@ -76,6 +76,12 @@
   /// - Throws: `wrongType` when the key holds something else.
   @inline(__always)
   func string(_ index: Int) throws(CommandError) -> Value? {
+    stringIfAny(index)
+  }
+
+  /// The same for who takes any other type for no value at all.
+  @inline(__always)
+  func stringIfAny(_ index: Int) -> Value? {
     let key = key(index)
     guard let entry = key.keyspace.use(key.bytes, hash: key.hash, now: now, memory) else {
       statistics.keyspaceMisses.add()
@@ -168,12 +174,25 @@
   mutating func hashKeys() -> ShardSet {
     var shards = ShardSet()
     hashes.reserve(request.count)
-    for index in unsafe row.pointee.command.keys.indices(count: request.count) {
+    for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
       let hash = memory.hashing.hash(request[index])
       hashes[index] = hash
       shards.insert(hash: hash)
     }
     return shards
+  }
+
+  /// Asks the processor for the memory of all keys, which are hashed and locked.
+  func prefetchKeys() {
+    let database = client.database
+    for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
+      let hash = hashes[index]
+      shards[hash: hash].keyspace(database).prefetchSlot(hash: hash)
+    }
+    for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
+      let hash = hashes[index]
+      shards[hash: hash].keyspace(database).prefetchEntry(hash: hash)
+    }
   }
 }
 

@@ -31,6 +31,7 @@
     private let argumentsSpan: UInt
     let firstKey: Int
     let lastKey: Int
+    let keyStep: Int
     let index: Int
     let flags: Command.Flags
     let isContainer: Bool
@@ -44,6 +45,7 @@
       argumentsSpan = command.arity < 0 ? UInt(Int.max) : 0
       firstKey = command.keys.first
       lastKey = command.keys.last
+      keyStep = max(1, command.keys.step)
       index = command.index
       flags = command.flags
       isContainer = !command.subcommands.isEmpty
@@ -61,6 +63,13 @@
     @inline(__always)
     func accepts(argumentCount: Int) -> Bool {
       UInt(bitPattern: argumentCount &- argumentsMin) <= argumentsSpan
+    }
+
+    /// Indices of the keys in a request of `argumentCount` arguments, if the command has keys.
+    @inline(__always)
+    func keyIndices(argumentCount: Int) -> StrideTo<Int> {
+      let end = lastKey < 0 ? argumentCount &+ lastKey : min(lastKey, argumentCount &- 1)
+      return stride(from: firstKey, to: end &+ 1, by: keyStep)
     }
 
     /// Whether a request of `argumentCount` arguments names exactly one key.

@@ -16,6 +16,9 @@ enum ConfigCommands: CommandFamily {
           "CONFIG SET parameter value [parameter value ...]", arity: -4, flags: flags,
           summary: "Sets configuration parameters in-flight.",
           complexity: "O(N) where N is the number of parameters.", since: "2.0.0", handler: set),
+        Command(
+          "CONFIG RESETSTAT", arity: 2, flags: flags,
+          summary: "Resets the server's statistics.", since: "2.0.0", handler: resetStatistics),
         .help("CONFIG", since: "5.0.0"),
       ])
   ]
@@ -79,6 +82,13 @@ enum ConfigCommands: CommandFamily {
     if let failure { throw failure }
     // The other loops hear of it in their next turn; what follows here counts on it now.
     context.worker.apply(context.server.settings)
+    context.reply.ok()
+  }
+
+  /// The other loops forget theirs in their next turn.
+  private static func resetStatistics(_ context: inout CommandContext) throws(CommandError) {
+    context.worker.resetStatistics()
+    context.server.resetStatistics(but: context.worker)
     context.reply.ok()
   }
 }

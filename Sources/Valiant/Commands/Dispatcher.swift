@@ -17,7 +17,6 @@
   /// Whether all requests of the batch have the same command.
   private var isUniform = true
   private let table = CommandTable.shared
-  private let store: Store
   private let shards: ShardArray
   private let statistics: Statistics
 
@@ -54,7 +53,6 @@
       server: server, worker: worker, idle: idle, client: nobody,
       connection: unsafe Connection(base: nobody.pointer))
     unsafe batch = .allocate(capacity: Self.batchSize)
-    store = server.store
     shards = server.store.shards
     statistics = worker.statistics
   }
@@ -474,15 +472,24 @@
         defer { shard.unlock() }
         try unsafe command.pointee.call(&context)
       } else {
-        let shards = context.hashKeys()
-        shards.lock(in: store)
-        defer { shards.unlock(in: store) }
-        try unsafe command.pointee.call(&context)
+        try unsafe runWithManyKeys(command)
       }
     } catch {
       statistics.withCommand(unsafe command.pointee.index) { $0.failed.add() }
       answer(error)
     }
+  }
+
+  /// The same for a command that names several keys.
+  @inline(never)
+  private mutating func runWithManyKeys(
+    _ command: UnsafePointer<CommandTable.Row>
+  ) throws(CommandError) {
+    let named = context.hashKeys()
+    named.lock(in: shards)
+    defer { named.unlock(in: shards) }
+    context.prefetchKeys()
+    try unsafe command.pointee.call(&context)
   }
 
   @inline(never)

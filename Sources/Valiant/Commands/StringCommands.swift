@@ -12,6 +12,15 @@ enum StringCommands: CommandFamily {
       summary:
         "Sets the string value of a key, ignoring its type. The key is created if it doesn't exist.",
       handler: set),
+    Command(
+      "MGET key [key ...]", arity: -2, flags: [.readonly, .fast], keys: .all("RO", "access"),
+      summary: "Atomically returns the string values of one or more keys.",
+      complexity: "O(N) where N is the number of keys to retrieve.", handler: getMany),
+    Command(
+      "MSET key value [key value ...]", arity: -3, flags: [.write, .denyoom],
+      keys: .pairs("OW", "update"),
+      summary: "Atomically creates or modifies the string values of one or more keys.",
+      complexity: "O(N) where N is the number of keys to set.", since: "1.0.1", handler: setMany),
   ]
 
   // The two hottest handlers become part of their rows' closures: a call less each.
@@ -26,6 +35,26 @@ enum StringCommands: CommandFamily {
   private static func set(_ context: inout CommandContext) throws(CommandError) {
     if context.request.count > 3 { return try setWithOptions(&context) }
     try context.set(1, to: context.request[2], deadline: nil)
+    context.reply.ok()
+  }
+
+  private static func getMany(_ context: inout CommandContext) throws(CommandError) {
+    context.reply.array(context.request.count - 1)
+    for index in 1..<context.request.count {
+      if let value = context.stringIfAny(index) {
+        context.reply.bulkString(value)
+      } else {
+        context.reply.null()
+      }
+    }
+  }
+
+  /// If memory ends on the way, keys that were set before stay set.
+  private static func setMany(_ context: inout CommandContext) throws(CommandError) {
+    guard context.request.count % 2 == 1 else { throw .arity(command: context.command.name) }
+    for index in stride(from: 1, to: context.request.count, by: 2) {
+      try context.set(index, to: context.request[index + 1], deadline: nil)
+    }
     context.reply.ok()
   }
 

@@ -135,6 +135,12 @@ import Glibc
   var bytesRead: Int { unsafe state.pointee.bytesRead }
   var bytesWritten: Int { unsafe state.pointee.bytesWritten }
 
+  /// Counts bytes from zero again.
+  func resetTraffic() {
+    unsafe state.pointee.bytesRead = 0
+    unsafe state.pointee.bytesWritten = 0
+  }
+
   /// Calls `body` with each connection, which it may close.
   func forEachConnection(_ body: (Connection) -> Void) {
     var next = unsafe state.pointee.firstConnection

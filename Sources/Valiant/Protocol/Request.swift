@@ -63,7 +63,7 @@ struct ArgumentRange {
   private(set) var count = 0
   private var capacity: Int
 
-  private static let initialCapacity = 64
+  private static let initialCapacity = 128
 
   init() {
     capacity = Self.initialCapacity
@@ -83,7 +83,7 @@ struct ArgumentRange {
   /// Room for `extra` ranges behind the last one; `didAppend` says how many were written.
   @inline(__always)
   @unsafe mutating func freeSpace(_ extra: Int) -> UnsafeMutablePointer<ArgumentRange> {
-    if capacity &- count < extra { grow() }
+    while capacity &- count < extra { grow() }
     return unsafe base + count
   }
 

@@ -116,7 +116,7 @@ struct RequestParser: ~Copyable {
     return nextSlowly(input)
   }
 
-  /// Takes a request that is complete and written as clients write it: up to nine arguments of up
+  /// Takes a request that is complete and written as clients write it: up to 99 arguments of up
   /// to nine digits of length. Whatever else is there is left to `nextSlowly`, from the beginning.
   ///
   /// Nearly all requests are such. Nothing is stored before the end is reached, so that position
@@ -126,13 +126,21 @@ struct RequestParser: ~Copyable {
     let first = position
     guard first &+ 4 <= input.count else { return false }
     let head = input.word(at: first)
-    let count = ((head &>> 8) & 0xff) &- 0x30
-    guard head & 0xffff_00ff == Self.countLine, count &- 1 < Self.simpleArgumentsMax else {
-      return false
+    var count = ((head &>> 8) & 0xff) &- 0x30
+    var index = first &+ 4
+    if head & 0xffff_00ff == Self.countLine {
+      guard count &- 1 < 9 else { return false }
+    } else {
+      // Two digits: requests for many keys.
+      let second = ((head &>> 16) & 0xff) &- 0x30
+      guard head & 0xff00_00ff == Self.longCountLine, count &- 1 < 9, second < 10,
+        index < input.count, input[index] == 0x0a
+      else { return false }
+      count = count &* 10 &+ second
+      index &+= 1
     }
     // SAFETY: at most `simpleArgumentsMax` ranges are written.
-    let ranges = unsafe arguments.freeSpace(Int(Self.simpleArgumentsMax))
-    var index = first &+ 4
+    let ranges = unsafe arguments.freeSpace(Self.simpleArgumentsMax)
     var found = 0
     while found < Int(count) {
       guard index &+ 4 <= input.count else { return false }
@@ -172,9 +180,11 @@ struct RequestParser: ~Copyable {
     return true
   }
 
-  private static let simpleArgumentsMax: UInt32 = 9
+  private static let simpleArgumentsMax = 99
   /// `*0\r\n` and `$0\r\n` without the digit.
   private static let countLine: UInt32 = 0x0a0d_002a
+  /// `*00\r` without the digits.
+  private static let longCountLine: UInt32 = 0x0d00_002a
   private static let shortLengthLine: UInt32 = 0x0a0d_0024
   /// `$00\r` without the digits.
   private static let mediumLengthLine: UInt32 = 0x0d00_0024

@@ -437,13 +437,21 @@ public final class Server: Sendable {
   var uptimeMilliseconds: Int { Clock.steadyMilliseconds - state.withLock { $0.startedAt } }
   var operationsPerSecond: Int { state.withLock { $0.operationsPerSecond } }
 
+  /// Begins all statistics again; `worker` has begun its own.
+  func resetStatistics(but worker: Worker) {
+    store.resetStatistics()
+    for other in workers where other !== worker { other.post { $0.resetStatistics() } }
+  }
+
   /// Works out the rate since the last call. Once a second.
   func sampleRates() {
     let operations = Statistics.sum(statistics) { $0.commandsProcessed.value }
     let now = Clock.steadyMilliseconds
     state.withLock { state in
       let elapsed = max(1, now - state.lastSample.milliseconds)
-      state.operationsPerSecond = (operations - state.lastSample.operations) * 1000 / elapsed
+      // After CONFIG RESETSTAT there are fewer than there were.
+      let count = max(0, operations - state.lastSample.operations)
+      state.operationsPerSecond = count * 1000 / elapsed
       state.lastSample = (operations, now)
     }
   }

@@ -48,6 +48,28 @@
     return body(unsafe commands[index])
   }
 
+  /// Begins again with zeros. On the loop's thread.
+  func reset() {
+    connectionsReceived.reset()
+    connectionsRejected.reset()
+    commandsProcessed.reset()
+    inputBytes.reset()
+    outputBytes.reset()
+    keyspaceHits.reset()
+    keyspaceMisses.reset()
+    errorReplies.reset()
+    outputLimitDisconnections.reset()
+    queryBufferLimitDisconnections.reset()
+    for index in 0..<commandCount {
+      withCommand(index) { command in
+        command.calls.reset()
+        command.nanoseconds.reset()
+        command.rejected.reset()
+        command.failed.reset()
+      }
+    }
+  }
+
   /// The sum of one counter over `all`.
   static func sum(
     _ all: [Statistics], _ counter: (Statistics) -> Int

@@ -192,6 +192,12 @@ final class Worker: @unchecked Sendable {
     if isDraining { drainStep() }
   }
 
+  /// Forgets what this loop has counted.
+  func resetStatistics() {
+    loop.resetTraffic()
+    statistics.reset()
+  }
+
   func publishTraffic() {
     statistics.inputBytes.add(loop.bytesRead - statistics.inputBytes.value)
     statistics.outputBytes.add(loop.bytesWritten - statistics.outputBytes.value)

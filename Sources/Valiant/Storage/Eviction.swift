@@ -67,6 +67,9 @@ import Synchronization
   /// Keys evicted so far.
   var evictedCount: Int { unsafe state.pointee.evicted.load(ordering: .relaxed) }
 
+  /// Counts from zero again.
+  func resetStatistics() { unsafe state.pointee.evicted.store(0, ordering: .relaxed) }
+
   // MARK: The two experts
 
   /// Whose advice counts in the shard of this hash.

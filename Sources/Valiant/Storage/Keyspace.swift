@@ -40,6 +40,9 @@ struct Keyspace: ~Copyable {
   /// Keys, including those whose deadline has passed and that nobody has come across.
   var count: Int { table.count }
 
+  /// Counts expired keys from zero again.
+  mutating func resetStatistics() { expiredCount = 0 }
+
   /// Bytes of the table, without the entries.
   var tableBytes: Int { table.allocatedBytes }
 

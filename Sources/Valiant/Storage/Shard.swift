@@ -203,6 +203,8 @@ import Glibc
     return full
   }
 
+  func resetStatistics() { unsafe pointer.pointee.resetStatistics() }
+
   func checkInvariants(hashing: SipHash) {
     unsafe pointer.pointee.checkInvariants(hashing: hashing)
   }

@@ -37,22 +37,30 @@
 /// can never wait for each other in a circle.
 struct ShardSet {
   private var words: InlineArray<16, UInt64> = .init(repeating: 0)
+  /// Which of the words are not zero.
+  private var used: UInt32 = 0
 
   /// Adds the shard of a key with this hash.
+  @inline(__always)
   mutating func insert(hash: UInt64) {
     let shard = Int(truncatingIfNeeded: hash &>> UInt64(64 - Store.shardBits))
-    words[shard >> 6] |= 1 << UInt64(shard & 63)
+    words[shard &>> 6] |= 1 &<< UInt64(shard & 63)
+    used |= 1 &<< UInt32(shard &>> 6)
   }
 
-  func lock(in store: Store) { forEach { store.shard($0).lock() } }
-  func unlock(in store: Store) { forEach { store.shard($0).unlock() } }
+  func lock(in shards: ShardArray) { forEach { shards[$0].lock() } }
+  func unlock(in shards: ShardArray) { forEach { shards[$0].unlock() } }
 
+  @inline(__always)
   private func forEach(_ body: (Int) -> Void) {
-    for index in words.indices {
+    var used = used
+    while used != 0 {
+      let index = used.trailingZeroBitCount
+      used &= used &- 1
       var word = words[index]
       while word != 0 {
-        body(index << 6 + word.trailingZeroBitCount)
-        word &= word - 1
+        body(index &<< 6 &+ word.trailingZeroBitCount)
+        word &= word &- 1
       }
     }
   }

@@ -258,6 +258,20 @@ import Synchronization
     return census
   }
 
+  /// Counts expired and evicted keys, and times of steps, from nothing again.
+  func resetStatistics() {
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      shard.withLock {
+        for database in 0..<Self.databaseCount {
+          shard.keyspaceIfUsed(database)?.resetStatistics()
+        }
+      }
+    }
+    memory.steps.reset()
+    memory.eviction.resetStatistics()
+  }
+
   /// Keyspaces that have been taken out of the store; their memory is freed by `free`, or with this
   /// object.
   @safe final class RemovedKeyspaces: Sendable {

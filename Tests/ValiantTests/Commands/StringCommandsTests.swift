@@ -136,4 +136,19 @@ import Testing
     _ = server.send("SET k v PX 1499")
     #expect(server.send("TTL k") == ":1\r\n")
   }
+
+  @Test("MSET and MGET work on many keys at once") func many() {
+    #expect(server.send("MSET a 1 b two a 3") == "+OK\r\n")
+    #expect(server.send("MGET a none b") == "*3\r\n$1\r\n3\r\n$-1\r\n$3\r\ntwo\r\n")
+    #expect(server.send("MSET a 1 b") == "-ERR wrong number of arguments for 'mset' command\r\n")
+    #expect(server.send("MGET") == "-ERR wrong number of arguments for 'mget' command\r\n")
+    let names = (0..<300).map { "key\($0)" }
+    #expect(server.send("MSET " + names.map { "\($0) \($0)" }.joined(separator: " ")) == "+OK\r\n")
+    let values = names.map { "$\($0.utf8.count)\r\n\($0)\r\n" }.joined()
+    #expect(server.send("MGET " + names.joined(separator: " ")) == "*300\r\n" + values)
+    // Ten and more arguments in the form that clients send.
+    let array = (["MGET"] + names.prefix(12)).map { "$\($0.utf8.count)\r\n\($0)\r\n" }.joined()
+    let twelve = names.prefix(12).map { "$\($0.utf8.count)\r\n\($0)\r\n" }.joined()
+    #expect(server.connect().exchange("*13\r\n" + array) == "*12\r\n" + twelve)
+  }
 }
