@@ -25,4 +25,11 @@ static inline int valiant_accept(int listening) {
   return accept4(listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
+/* mremap takes a varying number of arguments, which an importer cannot call. */
+extern void *mremap(void *, size_t, size_t, int, ...);
+
+static inline void *valiant_remap(void *block, size_t old_bytes, size_t new_bytes) {
+  return mremap(block, old_bytes, new_bytes, 1 /* MREMAP_MAYMOVE */);
+}
+
 #endif

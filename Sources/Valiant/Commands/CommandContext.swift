@@ -24,6 +24,8 @@
   private var accessMilliseconds = Int.min / 2
   private var settingsGeneration = -1
   fileprivate var hashes = KeyHashes()
+  /// Long arguments, each in a block that the store can take over. Nearly always none.
+  private var longValues: [(argument: Int, value: LongValue)] = []
   private let statistics: Statistics
 
   init(server: Server, worker: Worker, idle: Request, client: Client, connection: Connection) {
@@ -91,13 +93,25 @@
     return entry.value
   }
 
-  /// Sets the key that argument `index` names.
+  /// Sets the key that argument `index` names to what argument `value` says.
+  ///
+  /// A long value is not copied: the store takes over the memory that it was read into. Arguments in
+  /// front of it may be overwritten then, and must not be read any more.
   ///
   /// - Throws: `outOfMemory`; then nothing has changed.
   @inline(__always)
-  func set(_ index: Int, to value: Bytes, deadline: Timestamp?) throws(CommandError) {
+  mutating func set(
+    _ index: Int, toArgument value: Int, deadline: Timestamp?
+  ) throws(CommandError) {
     let key = key(index)
-    guard key.keyspace.set(key.bytes, hash: key.hash, to: value, deadline: deadline, memory) else {
+    let bytes = request[value]
+    if bytes.count > LongValue.shortMax, let long = takeLongValue(value) {
+      let isSet = key.keyspace.set(
+        key.bytes, hash: key.hash, to: long, deadline: deadline, memory)
+      if !isSet { throw .outOfMemory }
+      return
+    }
+    guard key.keyspace.set(key.bytes, hash: key.hash, to: bytes, deadline: deadline, memory) else {
       throw .outOfMemory
     }
   }
@@ -144,18 +158,98 @@
   @inline(__always)
   var isLimited: Bool { memoryMax != Int.max }
 
-  /// Makes room for a command that needs `bytes` more, by the eviction policy.
+  /// Makes room for the request by the eviction policy, and puts its long arguments into blocks of
+  /// their own, unless they lie in such already.
   ///
-  /// Before the locks of its keys are taken.
+  /// Before the locks of its keys are taken: so nobody waits for that.
   ///
-  /// - Throws: `aboveMemoryMax` when that cannot be.
+  /// - Throws: `aboveMemoryMax`, `outOfMemory`.
+  mutating func prepareMemory() throws(CommandError) {
+    let isLong = request.byteCount > LongValue.shortMax
+    if isLong { takeOverValues() }
+    // What is taken over counts as needed, and no longer as arriving; all else is needed as well.
+    if !longValues.isEmpty { countArriving(0) }
+    if isLimited, makeRoom(for: request.byteCount) != .made {
+      releaseLongValues()
+      throw .aboveMemoryMax
+    }
+    if isLong { try copyValues() }
+  }
+
+  private mutating func takeOverValues() {
+    for index in 1..<request.count where request[index].count > LongValue.shortMax {
+      if let value = takeOver(index) { longValues.append((index, value)) }
+    }
+  }
+
+  private mutating func copyValues() throws(CommandError) {
+    for index in 1..<request.count where request[index].count > LongValue.shortMax {
+      if longValues.contains(where: { $0.argument == index }) { continue }
+      guard let value = copy(index) else {
+        releaseLongValues()
+        throw .outOfMemory
+      }
+      longValues.append((index, value))
+    }
+  }
+
+  /// A long argument in the block of the connection's input, if that holds hardly anything else.
+  private func takeOver(_ index: Int) -> LongValue? {
+    let count = request[index].count
+    guard let block = connection.inputBlock, count >= block.capacity / 4 * 3,
+      let offset = request.offset(of: index, in: block),
+      let start = request.offset(of: 0, in: block)
+    else { return nil }
+    block.retain()
+    // In front of the name there are two lines: `*3` and `$3`.
+    return LongValue(block: block, offset: offset, count: count, lead: offset - start + 8)
+  }
+
+  private func copy(_ index: Int) -> LongValue? {
+    // A value comes behind its key, or behind the only one.
+    let key = max(unsafe row.pointee.firstKey, 1)
+    let keyCount = max(request[key].count, request[index - 1].count)
+    return LongValue(copying: request[index], keyCount: keyCount, memory.pool)
+  }
+
+  /// Takes a long argument out of those that were prepared; its block is the caller's then.
   @inline(never)
-  func makeRoom(for bytes: Int) throws(CommandError) {
-    if memory.pool.usedBytes &+ bytes <= memoryMax { return }
-    let hasRoom = memory.eviction.makeRoom(
+  private mutating func takeLongValue(_ argument: Int) -> LongValue? {
+    guard let index = longValues.firstIndex(where: { $0.argument == argument }) else { return nil }
+    return longValues.remove(at: index).value
+  }
+
+  /// Gives up the long arguments that the command did not want.
+  mutating func releaseLongValues() {
+    while let last = longValues.popLast() { last.value.block.release() }
+  }
+
+  /// Makes room for `bytes` by the eviction policy.
+  @inline(never)
+  private func makeRoom(for bytes: Int) -> Eviction.Room {
+    if memory.pool.usedBytes &+ bytes <= memoryMax { return .made }
+    return memory.eviction.makeRoom(
       for: bytes, below: memoryMax, in: server.store, policy: settings.evictionPolicy, now: now,
       memory)
-    if !hasRoom { throw .aboveMemoryMax }
+  }
+
+  /// Makes room for the beginning of a request that needs memory, which counts as data from now on.
+  ///
+  /// - Parameters:
+  ///   - bytes: What there is of it.
+  ///   - announced: What there will be at least. Where nothing is evicted there has to be room for
+  ///     all of that; else room is made as the bytes come.
+  func makeRoomForArriving(_ bytes: Int, of announced: Int) -> Eviction.Room {
+    if announced > memoryMax { return .none }
+    countArriving(bytes)
+    return makeRoom(for: settings.evictionPolicy == .none ? announced - bytes : 0)
+  }
+
+  /// Says how much of an unfinished request counts as data.
+  func countArriving(_ bytes: Int) {
+    if client.arrivingBytes == bytes { return }
+    memory.pool.countArriving(bytes - client.arrivingBytes)
+    client.arrivingBytes = bytes
   }
 
   /// Prepares for a command. The hash is that of its first key.
@@ -240,6 +334,7 @@ extension ReplyWriter {
   mutating func bulkString(_ value: Value) {
     switch value {
     case .bytes(let bytes): bulkString(bytes)
+    case .long(let bytes, let block): bulkString(bytes, in: block)
     case .integer(let number): bulkString(number)
     }
   }

@@ -69,6 +69,8 @@
     case more
     /// All complete requests have been taken.
     case incomplete
+    /// A request has ended that was thrown away for lack of memory.
+    case discarded
     case failed(ProtocolError)
     case crossProtocol
   }
@@ -109,6 +111,7 @@
           connection.yield()
           return parser.consumed
         }
+      case .discarded: answerDiscarded(client)
       case .incomplete: return incomplete(connection, client, input)
       case .failed(let error): return fail(connection, input, error)
       case .crossProtocol: return refuseHTTP(connection, input)
@@ -150,16 +153,18 @@
     client.lastActive = connection.loopMilliseconds
     if let partial = unsafe client.partialRequest { unsafe swap(&parser, &partial.pointee) }
     parser.limits.bulkLengthMax = context.worker.settings.bulkLengthMaxBytes
+    connection.expectNothing()
   }
 
   /// Sends what was written, and puts away what belongs to this client alone.
   private mutating func end(_ connection: Connection, _ client: Client, _ input: Bytes) {
     connection.send(&context.reply.output)
-    context.reply.output.clear(keeping: Self.keptOutputBytes)
+    context.reply.output.bytes.clear(keeping: Self.keptOutputBytes)
     let pending = connection.pendingOutputBytes
     client.outputBytes = pending
     if pending >= Self.pauseBytes { limitOutput(connection, client, pending) }
     parser.dropConsumed()
+    if client.arrivingBytes > 0, !parser.isWithinRequest { context.countArriving(0) }
     if let partial = unsafe client.partialRequest {
       unsafe swap(&parser, &partial.pointee)
       if unsafe !partial.pointee.isWithinRequest {
@@ -188,8 +193,45 @@
         "closing client \(client.id) at \(client.address.text): a request of more than \(rest) bytes"
       )
       connection.close()
+    } else if rest > LongValue.shortMax || parser.missing(input) > LongValue.shortMax {
+      return receiveLong(connection, client, input)
     }
     return used
+  }
+
+  /// The beginning of a long request is there. Its bytes go where they will stay, and count as data
+  /// already: there may be no memory for all of them.
+  @inline(never)
+  private mutating func receiveLong(
+    _ connection: Connection, _ client: Client, _ input: Bytes
+  ) -> Int {
+    let missing = parser.missing(input)
+    let rest = input.count - parser.consumed
+    connection.expect(missing, behind: rest)
+    guard context.isLimited, let name = parser.partialName(input),
+      let command = unsafe table.find(name), unsafe command.pointee.needsMemory,
+      client.flags.isEmpty
+    else { return parser.consumed }
+    switch context.makeRoomForArriving(rest, of: rest + missing) {
+    case .made: return parser.consumed
+    case .later:
+      // It goes on sending when there is room for what it has sent.
+      connection.yield()
+      return parser.consumed
+    case .none: break
+    }
+    connection.expectNothing()
+    client.refusedCommand = unsafe command.pointee.index
+    client.inputBytes = 0
+    context.countArriving(0)
+    parser.discard(input)
+    return parser.consumed
+  }
+
+  private mutating func answerDiscarded(_ client: Client) {
+    statistics.withCommand(client.refusedCommand) { $0.rejected.add() }
+    client.lastCommand = client.refusedCommand
+    answer(.aboveMemoryMax)
   }
 
   /// Sends what has been answered so far.
@@ -234,7 +276,7 @@
     context.server.log.warning(
       "closing client \(context.client.id) at \(context.client.address.text): it speaks HTTP, possibly an attack from a web page"
     )
-    context.reply.output.truncate(to: 0)
+    context.reply.output.reset()
     parser.rewind(to: input.count)
     connection.close()
     return input.count
@@ -280,6 +322,8 @@
         }
         return (count, .more, false)
       case .incomplete: return (count, .incomplete, false)
+      // Nothing comes before it: the input was taken up to there.
+      case .discarded: return (count, .discarded, false)
       case .failed(let error): return (count, .failed(error), false)
       case .crossProtocol: return (count, .crossProtocol, false)
       }
@@ -374,7 +418,7 @@
   /// The same for what is not quite usual.
   @inline(never)
   private mutating func executeCarefully(_ index: Int, _ request: Request, _ client: Client) {
-    let start = context.reply.output.count
+    let start = context.reply.output.mark
     if client.flags.contains(.skipNextReply) {
       client.flags.subtract(.skipNextReply)
       client.flags.insert(.skipReply)
@@ -454,14 +498,33 @@
     _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
   ) {
     unsafe context.begin(command, request)
-    if unsafe command.pointee.needsMemory, context.isLimited {
-      do throws(CommandError) {
-        try context.makeRoom(for: request.byteCount)
-      } catch {
-        statistics.withCommand(unsafe command.pointee.index) { $0.rejected.add() }
-        return answer(error)
-      }
+    if unsafe command.pointee.needsMemory,
+      context.isLimited || request.byteCount > LongValue.shortMax
+    {
+      return unsafe runWithMemory(command, request, hash)
     }
+    unsafe call(command, request, hash)
+  }
+
+  /// The same for a command that needs more memory than goes without saying.
+  @inline(never)
+  private mutating func runWithMemory(
+    _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
+  ) {
+    do throws(CommandError) {
+      try context.prepareMemory()
+    } catch {
+      statistics.withCommand(unsafe command.pointee.index) { $0.rejected.add() }
+      return answer(error)
+    }
+    unsafe call(command, request, hash)
+    context.releaseLongValues()
+  }
+
+  @inline(__always)
+  private mutating func call(
+    _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
+  ) {
     do throws(CommandError) {
       if unsafe command.pointee.firstKey == 0 {
         try unsafe command.pointee.call(&context)

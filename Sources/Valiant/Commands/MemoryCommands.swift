@@ -25,7 +25,7 @@ enum MemoryCommands: CommandFamily {
     let key = context.key(2)
     guard let entry = context.entry(2) else { return context.reply.null() }
     // Its share of the table, which is about ten bytes.
-    context.reply.integer(entry.size + key.keyspace.tableBytes / max(1, key.keyspace.count))
+    context.reply.integer(entry.footprint + key.keyspace.tableBytes / max(1, key.keyspace.count))
   }
 
   private static func statistics(_ context: inout CommandContext) throws(CommandError) {

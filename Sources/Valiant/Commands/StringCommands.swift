@@ -34,7 +34,7 @@ enum StringCommands: CommandFamily {
   @inline(__always)
   private static func set(_ context: inout CommandContext) throws(CommandError) {
     if context.request.count > 3 { return try setWithOptions(&context) }
-    try context.set(1, to: context.request[2], deadline: nil)
+    try context.set(1, toArgument: 2, deadline: nil)
     context.reply.ok()
   }
 
@@ -53,7 +53,7 @@ enum StringCommands: CommandFamily {
   private static func setMany(_ context: inout CommandContext) throws(CommandError) {
     guard context.request.count % 2 == 1 else { throw .arity(command: context.command.name) }
     for index in stride(from: 1, to: context.request.count, by: 2) {
-      try context.set(index, to: context.request[index + 1], deadline: nil)
+      try context.set(index, toArgument: index + 1, deadline: nil)
     }
     context.reply.ok()
   }
@@ -81,7 +81,7 @@ enum StringCommands: CommandFamily {
     if let deadline, deadline < context.now {
       _ = context.remove(1)
     } else {
-      try context.set(1, to: context.request[2], deadline: deadline)
+      try context.set(1, toArgument: 2, deadline: deadline)
     }
     if !options.returnsOld { context.reply.ok() }
   }

@@ -24,9 +24,10 @@ import Glibc
     var previous: UnsafeMutableRawPointer?
     /// Bytes that arrived and were not used up.
     var input = ByteBuffer()
-    /// Output that the socket did not take, from `unsentStart` on.
-    var unsent = ByteBuffer()
-    var unsentStart = 0
+    /// Bytes that are still missing of a long argument whose beginning is at the end of `input`.
+    var expected = 0
+    /// Output that the socket did not take.
+    var unsent = OutputBuffer()
     let descriptor: Int32
     /// What libuv was asked to wait for, a set of `uv_poll_event`.
     var watched: Int32 = 0
@@ -36,6 +37,8 @@ import Glibc
     var isAtEnd = false
     var isFinishing = false
     var isLingering = false
+    /// Bytes of the last request with a long argument: the next one may be like it. 0 for unknown.
+    var usual: UInt32 = 0
     var isClosing = false
     var lingerTicks: UInt8 = 0
     var lingerPendingBytes = 0
@@ -190,9 +193,10 @@ import Glibc
 
   /// Bytes of output that the peer's socket has not taken yet.
   @inline(__always)
-  var pendingOutputBytes: Int {
-    unsafe state.pointee.unsent.count &- state.pointee.unsentStart
-  }
+  var pendingOutputBytes: Int { unsafe state.pointee.unsent.count }
+
+  /// The block of the held input, which can be taken over with what is in it; nil if it is short.
+  var inputBlock: SharedBlock? { unsafe state.pointee.input.block }
 
   // MARK: Events
 
@@ -259,11 +263,13 @@ import Glibc
     if unsafe state.pointee.isYielded || isClosing { return }
     let loop = unsafe state.pointee.loop
     // The beginning of a short request does not get a long buffer of its own.
-    if unsafe state.pointee.input.count >= Self.ownBufferBytes, !isFinishing {
+    let held = unsafe state.pointee.input.count &+ state.pointee.expected
+    let likely = unsafe held &+ Int(state.pointee.usual)
+    if likely >= Self.ownBufferBytes, !isFinishing {
       return readIntoInput()
     }
-    let count = unsafe Socket.receive(
-      descriptor, into: loop.pointee.readBuffer, EventLoop.readBufferBytes)
+    let wanted = EventLoop.readBufferBytes
+    let count = unsafe Socket.receive(descriptor, into: loop.pointee.readBuffer, wanted)
     if count <= 0 { return didNotRead(count) }
     unsafe loop.pointee.bytesRead &+= count
     if isFinishing { return }
@@ -275,24 +281,67 @@ import Glibc
       unsafe state.pointee.input.append(bytes)
       processInput()
     }
+    // The rest of a long value is there already, mostly.
+    if count == wanted, unsafe state.pointee.expected >= Self.ownBufferBytes { readIntoInput() }
   }
 
   /// A long value comes in long pieces, which go where they will stay; requests that came before it
   /// are long dealt with.
   @inline(never)
   private func readIntoInput() {
-    let space = unsafe state.pointee.input.freeSpace(EventLoop.readBufferBytes)
-    let count = unsafe Socket.receive(
-      descriptor, into: space.baseAddress.unsafelyUnwrapped, min(space.count, Self.longReadBytes))
+    if unsafe state.pointee.isYielded || state.pointee.isPaused || isClosing || isFinishing {
+      return
+    }
+    var expected = unsafe state.pointee.expected
+    if expected == 0, unsafe state.pointee.input.isEmpty {
+      expected = Int(unsafe state.pointee.usual)
+    }
+    guard makeRoom(expected > 0 ? expected : EventLoop.readBufferBytes) else { return }
+    let space = unsafe state.pointee.input.freeSpace(0)
+    // No byte of the next request, for the store may take over the memory.
+    let wanted = min(space.count, Self.longReadBytes, expected > 0 ? expected : Int.max)
+    let count = unsafe Socket.receive(descriptor, into: space.baseAddress.unsafelyUnwrapped, wanted)
     if count <= 0 { return didNotRead(count) }
     unsafe state.pointee.loop.pointee.bytesRead &+= count
     unsafe state.pointee.input.didAppend(count)
+    if unsafe state.pointee.input.count < Self.ownBufferBytes { unsafe state.pointee.usual = 0 }
     processInput()
   }
 
+  /// Makes room for bytes that are expected: at once for up to a megabyte, then for as many as are
+  /// there already. A client that only announces a long value gets no memory for it.
+  ///
+  /// - Returns: False when there is no memory; then the connection ends.
+  private func makeRoom(_ expected: Int) -> Bool {
+    let count = unsafe state.pointee.input.count
+    let room = unsafe state.pointee.input.capacity - count
+    if room > 0, room >= min(expected, Self.longReadBytes) { return true }
+    if unsafe state.pointee.input.reserveExactly(min(expected, max(count, Self.longReadBytes))) {
+      return true
+    }
+    close()
+    return false
+  }
+
   private static let longReadBytes = 1 << 20
+  private static let usualBytesMax: UInt32 = 256 * 1024
   /// Held input from which on the connection reads into a buffer of its own.
   private static let ownBufferBytes = 16 * 1024
+
+  /// Says how many bytes are missing of the argument in whose middle the input ends, 0 for unknown.
+  ///
+  /// Called within `onRead`.
+  ///
+  /// - Parameter there: Bytes of the request that are there.
+  func expect(_ bytes: Int, behind there: Int) {
+    unsafe state.pointee.expected = bytes
+    // A longer one is no worse off with the pieces that it comes in.
+    unsafe state.pointee.usual = min(UInt32(clamping: bytes + there), Self.usualBytesMax)
+  }
+
+  /// Says that the input does not end in the middle of an argument, as far as is known.
+  @inline(__always)
+  func expectNothing() { unsafe state.pointee.expected = 0 }
 
   /// - Parameter result: 0 at the end of what the peer sends, or a negative error number.
   @inline(never)
@@ -318,10 +367,15 @@ import Glibc
   @inline(__always)
   private func process(_ bytes: Bytes) {
     let used = unsafe state.pointee.loop.pointee.handlers.onRead(self, bytes)
-    if used < bytes.count, unsafe !state.pointee.isFinishing {
-      unsafe state.pointee.input.append(bytes.dropFirst(used))
-    }
+    if used < bytes.count, unsafe !state.pointee.isFinishing { keep(bytes.dropFirst(used)) }
     if unsafe state.pointee.isPaused { stopReading() }
+  }
+
+  @inline(never)
+  private func keep(_ bytes: Bytes) {
+    let expected = unsafe state.pointee.expected
+    if expected >= Self.ownBufferBytes, !makeRoom(bytes.count + expected) { return }
+    unsafe state.pointee.input.append(bytes)
   }
 
   /// Hands the held bytes to the server.
@@ -381,67 +435,57 @@ import Glibc
 
   /// Sends all of `output` and empties it.
   ///
-  /// What the socket does not take at once is kept and sent as it becomes free, in order.
+  /// What the socket does not take at once is kept and sent as it becomes free, in order. Long values
+  /// are sent from the store's memory.
   @inline(__always)
-  func send(_ output: inout ByteBuffer) {
+  func send(_ output: inout OutputBuffer) {
     if output.isEmpty { return }
     unsafe state.pointee.loop.pointee.bytesWritten &+= output.count
-    if pendingOutputBytes == 0, !isClosing {
-      let sent = Socket.send(descriptor, output.bytes)
+    if pendingOutputBytes == 0, !isClosing, output.isPlain {
+      let sent = Socket.send(descriptor, output.bytes.bytes)
       if sent == output.count {
-        output.truncate(to: 0)
+        output.bytes.truncate(to: 0)
       } else {
         keepRest(&output, sent: sent)
       }
     } else {
-      queue(&output)
+      sendBehind(&output)
     }
+  }
+
+  /// Sends what lies in several places, or puts it behind what is unsent already.
+  @inline(never)
+  private func sendBehind(_ output: inout OutputBuffer) {
+    if isClosing { return output.reset() }
+    if pendingOutputBytes > 0 {
+      if isFinishing { output.reset() } else { unsafe state.pointee.unsent.append(&output) }
+      return
+    }
+    let sent = Socket.send(descriptor, output)
+    if sent == output.count { output.reset() } else { keepRest(&output, sent: sent) }
   }
 
   /// - Parameter sent: Bytes that the socket took, or a negative error number.
   @inline(never)
-  private func keepRest(_ output: inout ByteBuffer, sent: Int) {
+  private func keepRest(_ output: inout OutputBuffer, sent: Int) {
     if sent < 0, !Self.isPassing(sent) {
-      output.truncate(to: 0)
+      output.reset()
       return close()
     }
-    // A long output changes hands; of a short one the rest is copied: the loop keeps its buffer.
-    if output.count > 16 * 1024 {
-      unsafe state.pointee.unsent = output.take()
-      unsafe state.pointee.unsentStart = max(0, sent)
-    } else {
-      unsafe state.pointee.unsent.append(output.bytes.dropFirst(max(0, sent)))
-      output.truncate(to: 0)
-    }
+    output.removeFirst(max(0, sent))
+    unsafe state.pointee.unsent.append(&output)
     watch()
-  }
-
-  /// Puts `output` behind what is unsent already.
-  @inline(never)
-  private func queue(_ output: inout ByteBuffer) {
-    if !isClosing, !isFinishing {
-      let sent = unsafe state.pointee.unsentStart
-      if unsafe sent > state.pointee.unsent.count / 2 {
-        unsafe state.pointee.unsent.removeFirst(sent)
-        unsafe state.pointee.unsentStart = 0
-      }
-      unsafe state.pointee.unsent.append(output.bytes)
-    }
-    output.truncate(to: 0)
   }
 
   private func didBecomeWritable() {
     if isClosing { return }
-    let sent = unsafe Socket.send(
-      descriptor, state.pointee.unsent.bytes.dropFirst(state.pointee.unsentStart))
+    let sent = unsafe Socket.send(descriptor, state.pointee.unsent)
     if sent < 0 {
       if !Self.isPassing(sent) { close() }
       return
     }
-    unsafe state.pointee.unsentStart += sent
+    unsafe state.pointee.unsent.removeFirst(sent)
     if pendingOutputBytes > 0 { return }
-    unsafe state.pointee.unsent.clear(keeping: 0)
-    unsafe state.pointee.unsentStart = 0
     watch()
     if unsafe state.pointee.isFinishing {
       if unsafe state.pointee.isAtEnd { close() } else { shutdownOutput() }

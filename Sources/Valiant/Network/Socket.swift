@@ -326,6 +326,26 @@ enum Socket {
     return count >= 0 ? count : -Int(errno)
   }
 
+  /// The same for bytes that lie in several places.
+  static func send(_ descriptor: Int32, _ output: borrowing OutputBuffer) -> Int {
+    let pieces = output.pieces
+    var vectors = unsafe InlineArray<16, iovec>(repeating: iovec())
+    for index in 0..<pieces.count {
+      let piece = pieces.all[index]
+      unsafe vectors[index] = iovec(
+        iov_base: UnsafeMutableRawPointer(mutating: piece.pointer), iov_len: piece.count)
+    }
+    // SAFETY: all that the message points to stays in place until sendmsg has returned.
+    return unsafe withUnsafeMutablePointer(to: &vectors) { vectors in
+      var message = unsafe msghdr()
+      unsafe message.msg_iov = UnsafeMutableRawPointer(vectors)
+        .assumingMemoryBound(to: iovec.self)
+      unsafe message.msg_iovlen = pieces.count
+      let count = unsafe sendmsg(descriptor, &message, Int32(MSG_NOSIGNAL))
+      return count >= 0 ? count : -Int(errno)
+    }
+  }
+
   /// Sends small replies at once, and finds peers that are gone without a word.
   ///
   /// - Parameter keepaliveSeconds: Silence before the first probe; 0 for no probes. Three probes

@@ -39,6 +39,13 @@ struct ArgumentRange {
     return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
   }
 
+  /// Where argument `index` lies in the payload of `block`; nil if that is not where the request is.
+  func offset(of index: Int, in block: SharedBlock) -> Int? {
+    let bytes = self[index]
+    let distance = unsafe bytes.pointer - UnsafePointer(block.payload)
+    return distance >= 0 && distance + bytes.count <= block.capacity ? distance : nil
+  }
+
   /// Bytes from the first argument's beginning to the last one's end.
   @inline(__always)
   var byteCount: Int {

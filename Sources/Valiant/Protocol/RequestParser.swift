@@ -25,6 +25,8 @@ struct RequestParser: ~Copyable {
     case inlineRequest
     /// All complete requests have been taken.
     case incomplete
+    /// A request that was discarded has come to its end.
+    case discarded
     /// The stream cannot be understood any further.
     case failed(ProtocolError)
     /// An HTTP request: some web page is being used to attack; close without a word.
@@ -55,6 +57,9 @@ struct RequestParser: ~Copyable {
   private var bulkLength = -1
   /// Where the request that is being read begins.
   private var start = 0
+  /// Whether the rest of that request is thrown away, and what is still to come of an argument.
+  private var isDiscarding = false
+  private var discardLeft = 0
 
   init() {}
 
@@ -62,7 +67,28 @@ struct RequestParser: ~Copyable {
   var isWithinRequest: Bool { argumentsLeft > 0 }
 
   /// Bytes of the input that belong to requests that were returned.
-  var consumed: Int { argumentsLeft > 0 ? start : position }
+  var consumed: Int { argumentsLeft > 0 && !isDiscarding ? start : position }
+
+  /// Bytes that are missing of the argument in whose middle `input` ends; 0 if it ends elsewhere.
+  func missing(_ input: Bytes) -> Int {
+    bulkLength < 0 ? 0 : position + bulkLength + 2 - input.count
+  }
+
+  /// The name of the command that is being read, if that has been read.
+  func partialName(_ input: Bytes) -> Bytes? {
+    if argumentsLeft == 0 || isDiscarding || arguments.count == requestStart { return nil }
+    return request(in: input, firstArgument: requestStart, count: 1)[0]
+  }
+
+  /// Throws away what there is of the request that is being read, and what will come of it.
+  mutating func discard(_ input: Bytes) {
+    precondition(argumentsLeft > 0, "no request is being read")
+    isDiscarding = true
+    discardLeft = missing(input)
+    if bulkLength >= 0 { position = input.count }
+    bulkLength = -1
+    arguments.truncate(to: requestStart)
+  }
 
   /// Forgets the requests returned so far; their ranges become invalid.
   @inline(__always)
@@ -81,7 +107,7 @@ struct RequestParser: ~Copyable {
   mutating func dropConsumed() {
     let dropped = consumed
     if dropped == 0 { return }
-    if argumentsLeft > 0 {
+    if argumentsLeft > 0, !isDiscarding {
       arguments.rebase(from: requestStart, by: dropped)
     } else {
       arguments.truncate(to: 0)
@@ -96,6 +122,8 @@ struct RequestParser: ~Copyable {
     position = end
     argumentsLeft = 0
     bulkLength = -1
+    isDiscarding = false
+    discardLeft = 0
   }
 
   /// The request whose arguments begin at `firstArgument`.
@@ -220,6 +248,11 @@ struct RequestParser: ~Copyable {
       }
     }
     while true {
+      if isDiscarding, !discardArgument(input) { return .incomplete }
+      if argumentsLeft == 0 {
+        isDiscarding = false
+        return .discarded
+      }
       if bulkLength < 0 {
         guard position < input.count else { return .incomplete }
         let first = input[position]
@@ -241,6 +274,11 @@ struct RequestParser: ~Copyable {
         }
         bulkLength = length
       }
+      if isDiscarding {
+        discardLeft = bulkLength &+ 2
+        bulkLength = -1
+        continue
+      }
       // The two bytes behind the payload are not looked at, as in Redis.
       let end = position &+ bulkLength &+ 2
       if end > input.count { return .incomplete }
@@ -250,6 +288,19 @@ struct RequestParser: ~Copyable {
       argumentsLeft &-= 1
       if argumentsLeft == 0 { return .request }
     }
+  }
+
+  /// Goes over what is left of an argument that is thrown away.
+  ///
+  /// - Returns: Whether its end was reached, or none was begun.
+  private mutating func discardArgument(_ input: Bytes) -> Bool {
+    if discardLeft == 0 { return true }
+    let count = min(discardLeft, input.count &- position)
+    position &+= count
+    discardLeft &-= count
+    if discardLeft > 0 { return false }
+    argumentsLeft &-= 1
+    return true
   }
 
   private enum Line {

@@ -24,6 +24,9 @@ import Synchronization
     /// Unsent output at the last check, and since when it has not become less.
     var stalledBytes = 0
     var stalledSince: Int
+    /// Bytes of an unfinished request that count as data, and the command that was refused.
+    var arrivingBytes = 0
+    var refusedCommand = -1
     let database = Atomic<Int>(0)
     let protocolVersion = Atomic<Int>(2)
     let lastCommand = Atomic<Int>(-1)
@@ -89,6 +92,18 @@ import Synchronization
   var partialRequest: UnsafeMutablePointer<RequestParser>? {
     get { unsafe state.pointee.partialRequest }
     nonmutating set { unsafe state.pointee.partialRequest = newValue }
+  }
+
+  /// Bytes of an unfinished request that are counted as data on their way into the store.
+  var arrivingBytes: Int {
+    get { unsafe state.pointee.arrivingBytes }
+    nonmutating set { unsafe state.pointee.arrivingBytes = newValue }
+  }
+
+  /// Index of the command whose request is being thrown away.
+  var refusedCommand: Int {
+    get { unsafe state.pointee.refusedCommand }
+    nonmutating set { unsafe state.pointee.refusedCommand = newValue }
   }
 
   /// Notes how much output is unsent.

@@ -142,8 +142,8 @@ final class Worker: @unchecked Sendable {
     guard
       let connection = try? unsafe Connection.open(descriptor, on: loop, owner: nil)
     else { return }
-    var output = ByteBuffer()
-    output.append(literal: reply)
+    var output = OutputBuffer()
+    output.bytes.append(literal: reply)
     connection.send(&output)
     connection.finish()
   }
@@ -154,6 +154,7 @@ final class Worker: @unchecked Sendable {
     guard let owner = unsafe connection.owner else { return }
     let client = unsafe Client(owner)
     server.log.debug("client \(client.id) left")
+    server.store.memory.pool.countArriving(-client.arrivingBytes)
     server.clients.remove(client)
     server.didLeave(self)
   }

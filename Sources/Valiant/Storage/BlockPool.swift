@@ -10,8 +10,8 @@ import Synchronization
 /// Sizes are powers of two from 64 bytes to 64 KiB, and up to 4 KiB also three in between. Free
 /// blocks of a page are chained through their first two bytes. Pages of which no block is in use
 /// are kept for the next size that wants one, as many as 1/256 of the pages in use and half a
-/// megabyte; those beyond go back to the system at once. Large blocks come from `malloc`, or are
-/// mapped.
+/// megabyte; those beyond go back to the system at once. Larger blocks are mapped each for itself, and
+/// long values lie in `SharedBlock`s, which are only counted here.
 ///
 /// Why not `malloc` for all: it rounds to 16 bytes and adds 8, does not say what it holds without
 /// using it, and gives little back when what survives lies scattered. Here nothing is rounded,
@@ -76,6 +76,7 @@ import Synchronization
     let pageBytes = Atomic<Int>(0)
     let largeBlockBytes = Atomic<Int>(0)
     let leavingBytes = Atomic<Int>(0)
+    let arrivingBytes = Atomic<Int>(0)
   }
 
   init() {
@@ -102,10 +103,17 @@ import Synchronization
   /// Bytes of all blocks in use.
   var blockBytes: Int { unsafe state.pointee.blockBytes.load(ordering: .relaxed) }
 
-  /// The same without what another thread is about to give back.
+  /// The same without what another thread is about to give back, and with what is on its way here.
   @inline(__always)
   var usedBytes: Int {
     unsafe blockBytes &- state.pointee.leavingBytes.load(ordering: .relaxed)
+      &+ state.pointee.arrivingBytes.load(ordering: .relaxed)
+  }
+
+  /// Counts bytes that clients have sent of long values which are not complete; negative when they
+  /// are.
+  func countArriving(_ bytes: Int) {
+    unsafe state.pointee.arrivingBytes.wrappingAdd(bytes, ordering: .relaxed)
   }
 
   /// Counts bytes of blocks that another thread is about to give back; negative when it has.
@@ -148,7 +156,7 @@ import Synchronization
 
   /// Bytes of the block that a request for `bytes` gets.
   static func capacity(_ bytes: Int) -> Int {
-    bytes <= pageBytes ? sizeBytes(sizeIndex(bytes)) : bytes
+    bytes <= pageBytes ? sizeBytes(sizeIndex(bytes)) : MemoryMap.rounded(bytes)
   }
 
   // MARK: Taking
@@ -179,47 +187,39 @@ import Synchronization
     let address: UInt
   }
 
-  /// A block of exactly `bytes`, for what would waste a page; nil when the system has no memory.
-  ///
-  /// Given back by `freeLarge`.
-  func allocateLarge(_ bytes: Int) -> UnsafeMutableRawPointer? {
-    let fails = unsafe lock.pointee.withLock { mayNotAllocate() }
-    guard !fails, let block = unsafe bytes < Self.mappedBytes ? malloc(bytes) : Self.map(bytes)
-    else { return nil }
-    countLarge(Self.largeBytes(bytes))
+  /// A block of more than a page, for a directory or a list; given back by `free`.
+  private func allocateLarge(_ bytes: Int) -> UnsafeMutableRawPointer? {
+    guard allows(), let block = unsafe MemoryMap.map(bytes) else { return nil }
+    countLarge(MemoryMap.rounded(bytes))
     return unsafe block
   }
 
-  /// Gives back a block of `allocateLarge`; a very large one by another thread.
-  func freeLarge(_ block: UnsafeMutableRawPointer, _ bytes: Int) {
-    countLarge(-Self.largeBytes(bytes))
-    if bytes < Self.mappedBytes { return unsafe Glibc.free(block) }
-    let address = UInt(bitPattern: block)
-    if bytes < Self.slowlyFreedBytes { return Self.unmap(address, bytes) }
-    // The system takes milliseconds to take back hundreds of megabytes.
-    Background.run { Self.unmap(address, bytes) }
+  private func freeLarge(_ block: UnsafeMutableRawPointer, _ bytes: Int) {
+    countLarge(-MemoryMap.rounded(bytes))
+    unsafe MemoryMap.unmap(block, bytes)
   }
 
-  /// A process may have 65,530 mappings, and to cut one in two may be one too many: then at least
-  /// the memory goes back.
-  private static func unmap(_ address: UInt, _ bytes: Int) {
-    let block = unsafe UnsafeMutableRawPointer(bitPattern: address)
-    if unsafe munmap(block, bytes) != 0 { unsafe madvise(block, bytes, MADV_DONTNEED) }
+  /// Whether another allocation may succeed: always, but for tests.
+  private func allows() -> Bool {
+    unsafe lock.pointee.withLock { !mayNotAllocate() }
   }
 
-  /// From here on a block is mapped for itself, so that its memory really goes back.
-  private static let mappedBytes = 64 * 1024
-  private static let slowlyFreedBytes = 4 << 20
+  // MARK: Long values
 
-  /// What a large block takes, header and rounding included.
-  static func largeBytes(_ bytes: Int) -> Int {
-    bytes >= mappedBytes ? (bytes + 4095) & ~4095 : (bytes + 8 + 15) & ~15
+  /// A block for a long value; nil when there is no memory.
+  ///
+  /// It is not counted as in use before `adopt`.
+  func allocateShared(_ bytes: Int) -> SharedBlock? {
+    allows() ? SharedBlock(capacity: bytes) : nil
   }
 
-  private static func map(_ bytes: Int) -> UnsafeMutableRawPointer? {
-    let mapped = unsafe mmap(
-      nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    return UInt(bitPattern: mapped) == UInt.max ? nil : unsafe mapped
+  /// Counts a block as in use, one reference to which is now the store's.
+  func adopt(_ block: SharedBlock) { countLarge(block.footprint) }
+
+  /// Gives up the store's reference to a block.
+  func release(_ block: SharedBlock) {
+    countLarge(-block.footprint)
+    block.release()
   }
 
   private func mayNotAllocate() -> Bool {
@@ -398,7 +398,7 @@ import Synchronization
   private func addRegion() -> Bool {
     // Twice as much, so that an aligned part is in it; the rest is given back.
     let bytes = Self.regionBytes
-    guard let mapped = unsafe Self.map(2 * bytes) else { return false }
+    guard let mapped = unsafe MemoryMap.map(2 * bytes) else { return false }
     let start = UInt(bitPattern: mapped)
     let aligned = (start + UInt(bytes) - 1) & ~UInt(bytes - 1)
     if aligned > start { unsafe munmap(mapped, Int(aligned - start)) }

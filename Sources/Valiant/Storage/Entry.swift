@@ -6,6 +6,8 @@ import Glibc
 ///            1…3      access  when it was last used, or how often: what eviction goes by
 ///            4…       key length      1 byte, or 4 when wide
 ///            …        value length    1 byte, or 4 when wide
+///            …        lead            4 bytes, only of a long value: how far behind its block's
+///                                     beginning the entry begins
 ///            …        deadline        5 bytes, only when it expires: a `Timestamp`; all ones for one
 ///                                     after 34 years or in the past, which follows in 8 bytes
 ///            …        key bytes
@@ -39,6 +41,8 @@ import Glibc
   private enum ValueType {
     static let string: UInt8 = 0
     static let integer: UInt8 = 1
+    /// A string in a block of its own, see `LongValue`.
+    static let long: UInt8 = 2
     static let filler: UInt8 = 14
     static let fillerByte: UInt8 = 15
   }
@@ -67,6 +71,7 @@ import Glibc
     var size: Int { keyOffset &+ keyLength &+ valueLength }
   }
 
+  private static let leadBytes = 4
   private static let deadlineBytes = 5
   private static let farDeadlineBytes = 13
   /// What stands for a deadline that does not fit.
@@ -116,6 +121,7 @@ import Glibc
     }
     let keyLength = length(isWide: flags & Entry.wideKey != 0)
     let valueLength = length(isWide: flags & Entry.wideValue != 0)
+    if flags >> Entry.typeShift == ValueType.long { offset += Entry.leadBytes }
     return Layout(
       flags: flags, keyLength: keyLength, valueLength: valueLength, deadlineOffset: offset,
       deadlineBytes: deadlineBytes(flags, offset))
@@ -136,6 +142,9 @@ import Glibc
     if layout.flags >> Entry.typeShift == ValueType.string {
       return .bytes(unsafe Bytes(base: start, count: layout.valueLength))
     }
+    if layout.flags >> Entry.typeShift == ValueType.long {
+      return .long(unsafe Bytes(base: start, count: layout.valueLength), ownBlock)
+    }
     let raw = UnsafeRawPointer(start)
     switch layout.valueLength {
     case 1: return .integer(Int(unsafe raw.loadUnaligned(as: Int8.self)))
@@ -143,6 +152,27 @@ import Glibc
     case 4: return .integer(Int(unsafe raw.loadUnaligned(as: Int32.self)))
     default: return .integer(unsafe raw.loadUnaligned(as: Int.self))
     }
+  }
+
+  /// Whether the value is in a block of its own.
+  var isLong: Bool { unsafe base[0] >> Entry.typeShift == ValueType.long }
+
+  /// The block of an entry that has one of its own: of one with more than 16 KiB.
+  var ownBlock: SharedBlock {
+    unsafe SharedBlock(payload: base - (isLong ? lead : 0))
+  }
+
+  /// How far behind its block's beginning the entry of a long value begins.
+  private var lead: Int {
+    let offset = Entry.lengthsOffset + (unsafe base[0] & Entry.wideKey == 0 ? 1 : 4) + 4
+    return Int(unsafe UnsafeRawPointer(base).loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+  }
+
+  /// The long value as it lies in its block.
+  var longValue: LongValue {
+    let layout = layout
+    let offset = lead + layout.keyOffset + layout.keyLength
+    return LongValue(block: ownBlock, offset: offset, count: layout.valueLength, lead: offset)
   }
 
   /// When the key expires; nil for never.
@@ -191,6 +221,9 @@ import Glibc
     let raw = unsafe UnsafeRawPointer(base)
     return Int(unsafe raw.loadUnaligned(fromByteOffset: 1, as: UInt16.self))
   }
+
+  /// Bytes of memory that the entry takes.
+  var footprint: Int { isLong ? ownBlock.footprint : livingSize }
 
   /// Whether it was removed, or is a filler.
   @inline(__always)
@@ -253,6 +286,67 @@ import Glibc
       self.headerSize = headerSize
     }
 
+    /// An entry in front of a long value.
+    init(key: Bytes, long value: LongValue, deadline: Timestamp?) {
+      self.key = key
+      self.value = .empty
+      self.deadline = deadline
+      number = 0
+      flags =
+        (deadline == nil ? 0 : Entry.expires) | (key.count > 0xff ? Entry.wideKey : 0)
+        | Entry.wideValue | ValueType.long << Entry.typeShift
+      valueLength = value.count
+      headerSize = Content.longHeaderSize(keyCount: key.count, deadline)
+    }
+
+    private static func longHeaderSize(keyCount: Int, _ deadline: Timestamp?) -> Int {
+      let deadlineBytes = deadline.map {
+        Entry.near($0) == Entry.farDeadline ? Entry.farDeadlineBytes : Entry.deadlineBytes
+      }
+      return Entry.lengthsOffset + (keyCount > 0xff ? 4 : 1) + 4 + Entry.leadBytes
+        + (deadlineBytes ?? 0)
+    }
+
+    /// Whether the header and the key fit in front of the value.
+    func fits(before value: LongValue) -> Bool { headerSize + key.count <= value.lead }
+
+    /// Where the entry begins that ends with the value.
+    func start(before value: LongValue) -> UnsafeMutablePointer<UInt8> {
+      precondition(fits(before: value), "no room for the key in front of its value")
+      return unsafe value.block.payload + (value.offset - headerSize - key.count)
+    }
+
+    /// Writes header and key in front of the value. The key may lie there already, or nearby.
+    func write(before value: LongValue, access: UInt32) {
+      let start = unsafe start(before: value)
+      // SAFETY: there is room; the key goes to its place first, for the header may overwrite it.
+      unsafe memmove(start + headerSize, key.pointer, key.count)
+      unsafe UnsafeMutableRawPointer(start).storeBytes(
+        of: UInt32(flags) | access &<< 8, as: UInt32.self)
+      var offset = unsafe writeWideLengths(to: start)
+      let lead = value.offset - headerSize - key.count
+      unsafe UnsafeMutableRawPointer(start).storeBytes(
+        of: UInt32(lead), toByteOffset: offset, as: UInt32.self)
+      offset += Entry.leadBytes
+      if let deadline { _ = unsafe write(deadline, to: start, at: offset) }
+    }
+
+    /// - Returns: Where the deadline's bytes end.
+    @inline(__always)
+    @unsafe private func write(
+      _ deadline: Timestamp, to base: UnsafeMutablePointer<UInt8>, at offset: Int
+    ) -> Int {
+      let near = Entry.near(deadline)
+      let raw = UnsafeMutableRawPointer(base)
+      unsafe raw.storeBytes(
+        of: UInt32(truncatingIfNeeded: near), toByteOffset: offset, as: UInt32.self)
+      unsafe base[offset &+ 4] = UInt8(truncatingIfNeeded: near &>> 32)
+      let end = offset &+ Entry.deadlineBytes
+      if near != Entry.farDeadline { return end }
+      unsafe raw.storeBytes(of: deadline.milliseconds, toByteOffset: end, as: Int.self)
+      return end &+ 8
+    }
+
     /// Bytes that the entry needs.
     @inline(__always)
     var size: Int { headerSize &+ key.count &+ valueLength }
@@ -276,18 +370,7 @@ import Glibc
       } else {
         offset = unsafe writeWideLengths(to: base)
       }
-      if let deadline {
-        let near = Entry.near(deadline)
-        let raw = UnsafeMutableRawPointer(base)
-        unsafe raw.storeBytes(
-          of: UInt32(truncatingIfNeeded: near), toByteOffset: offset, as: UInt32.self)
-        unsafe base[offset &+ 4] = UInt8(truncatingIfNeeded: near &>> 32)
-        offset &+= Entry.deadlineBytes
-        if near == Entry.farDeadline {
-          unsafe raw.storeBytes(of: deadline.milliseconds, toByteOffset: offset, as: Int.self)
-          offset &+= 8
-        }
-      }
+      if let deadline { offset = unsafe write(deadline, to: base, at: offset) }
       unsafe copyBytes(base + offset, key.pointer, key.count)
       offset &+= key.count
       if flags >> Entry.typeShift == ValueType.string {

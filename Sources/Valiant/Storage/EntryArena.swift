@@ -32,8 +32,8 @@ struct EntryReference: Equatable {
 ///
 /// Chunks are a sixteenth of the arena, 8 KiB to 64 KiB. The current one begins small and grows
 /// to that size in steps, for which its bytes are copied: references stay good, and what is not
-/// filled yet hardly counts. An entry of more than 16 KiB has a chunk of its own, from which it
-/// never moves.
+/// filled yet hardly counts. An entry of more than 16 KiB has a chunk of its own, a `SharedBlock`
+/// that begins in front of it, from which it never moves.
 ///
 ///     chunk   [ entry | entry | dead entry | entry | … | not used yet ]
 ///
@@ -136,9 +136,10 @@ struct EntryReference: Equatable {
   @inline(never)
   private mutating func allocateElsewhere(_ size: Int, _ pool: BlockPool) -> EntryReference? {
     if size > Self.sharedEntryBytesMax {
-      guard let number = addChunk(size, isOwn: true, pool) else { return nil }
-      chunks[number].used = UInt32(size)
-      return EntryReference(chunk: number, offset: 0)
+      guard let block = pool.allocateShared(size) else { return nil }
+      let reference = unsafe adopt(block, at: block.payload, size, pool)
+      if reference == nil { block.release() }
+      return reference
     }
     if current != 0, Int(chunks[current].used) + size <= Int(currentSizeMax) {
       guard growCurrent(by: size, pool) else { return nil }
@@ -146,7 +147,7 @@ struct EntryReference: Equatable {
       let sizeMax = max(wantedChunkBytes, Self.powerOfTwo(from: size))
       let isFirst = chunkBytes == 0
       let firstSize = BlockPool.capacity(isFirst ? size : max(size, sizeMax / Self.firstShare))
-      guard let number = addChunk(firstSize, isOwn: false, pool) else { return nil }
+      guard let number = addChunk(firstSize, pool) else { return nil }
       closeCurrent(pool)
       current = number
       currentSize = UInt32(firstSize)
@@ -182,32 +183,81 @@ struct EntryReference: Equatable {
     1 << (Int.bitWidth - (bytes - 1).leadingZeroBitCount)
   }
 
-  private mutating func addChunk(_ size: Int, isOwn: Bool, _ pool: BlockPool) -> UInt32? {
-    var number = free
-    if number == 0 {
-      if end >= capacity, !growList(pool) { return nil }
-      number = end
-    }
-    guard let block = unsafe isOwn ? pool.allocateLarge(size) : pool.allocate(size) else {
-      return nil
-    }
-    if free == 0 { end += 1 } else { free = chunks[number].used }
-    chunks[number] = unsafe Chunk(base: block, isOwn: isOwn)
-    chunkBytes += Self.blockBytes(size, isOwn: isOwn)
+  private mutating func addChunk(_ size: Int, _ pool: BlockPool) -> UInt32? {
+    guard hasNumber(pool), let block = unsafe pool.allocate(size) else { return nil }
+    let number = takeNumber()
+    chunks[number] = unsafe Chunk(base: block)
+    chunkBytes += BlockPool.capacity(size)
     return number
   }
 
-  /// What a chunk of `size` takes from the pool.
-  private static func blockBytes(_ size: Int, isOwn: Bool) -> Int {
-    isOwn ? BlockPool.largeBytes(size) : BlockPool.capacity(size)
+  /// Makes a block with one entry a chunk of its own.
+  ///
+  /// - Parameters:
+  ///   - base: Where in the block's payload the entry begins, or will begin.
+  ///   - size: Of the entry.
+  /// - Returns: Nil when there is no memory; else one reference to the block is the arena's now.
+  private mutating func adopt(
+    _ block: SharedBlock, at base: UnsafeMutablePointer<UInt8>, _ size: Int, _ pool: BlockPool
+  ) -> EntryReference? {
+    guard hasNumber(pool) else { return nil }
+    let number = takeNumber()
+    chunks[number] = unsafe Chunk(base: UnsafeMutableRawPointer(base), isOwn: true)
+    chunks[number].used = UInt32(size)
+    pool.adopt(block)
+    chunkBytes += block.footprint
+    return EntryReference(chunk: number, offset: 0)
+  }
+
+  /// Puts the entry of a long value in front of it.
+  ///
+  /// - Returns: Nil when there is no memory; else the arena has taken over the block.
+  mutating func adopt(
+    _ content: Entry.Content, _ value: LongValue, access: UInt32, _ pool: BlockPool
+  ) -> EntryReference? {
+    let base = unsafe content.start(before: value)
+    guard let reference = unsafe adopt(value.block, at: base, content.size, pool) else {
+      return nil
+    }
+    content.write(before: value, access: access)
+    return reference
+  }
+
+  /// Writes the head of a long value's entry anew, which may begin elsewhere then.
+  mutating func rewrite(
+    _ reference: EntryReference, _ content: Entry.Content, _ value: LongValue, access: UInt32
+  ) {
+    content.write(before: value, access: access)
+    unsafe chunks[reference.chunk].move(to: content.start(before: value))
+    chunks[reference.chunk].used = UInt32(content.size)
+  }
+
+  /// Makes sure that there is a number for another chunk.
+  private mutating func hasNumber(_ pool: BlockPool) -> Bool {
+    free != 0 || end < capacity || growList(pool)
+  }
+
+  private mutating func takeNumber() -> UInt32 {
+    if free == 0 {
+      end += 1
+      return end - 1
+    }
+    let number = free
+    free = chunks[number].used
+    return number
   }
 
   private func giveBack(_ number: UInt32, _ size: Int, _ pool: BlockPool) {
     if chunks[number].isOwn {
-      unsafe pool.freeLarge(chunks[number].base, size)
+      pool.release(ownBlock(number))
     } else {
       unsafe pool.free(chunks[number].base, size)
     }
+  }
+
+  /// The block of a chunk with one entry.
+  private func ownBlock(_ number: UInt32) -> SharedBlock {
+    chunks.entry(EntryReference(chunk: number, offset: 0)).ownBlock
   }
 
   private mutating func growList(_ pool: BlockPool) -> Bool {
@@ -241,6 +291,7 @@ struct EntryReference: Equatable {
   /// Marks the entry as dead. Moves no other entry.
   @inline(__always)
   mutating func remove(_ reference: EntryReference, _ pool: BlockPool) {
+    if chunks[reference.chunk].isOwn { return freeChunk(reference.chunk, pool) }
     let entry = chunks.entry(reference)
     let size = entry.size
     entry.markDead()
@@ -267,7 +318,7 @@ struct EntryReference: Equatable {
   private mutating func freeChunk(_ number: UInt32, _ pool: BlockPool) {
     let size = Int(chunks[number].used)
     deadBytes -= Int(chunks[number].dead)
-    chunkBytes -= Self.blockBytes(size, isOwn: chunks[number].isOwn)
+    chunkBytes -= chunks[number].isOwn ? ownBlock(number).footprint : BlockPool.capacity(size)
     giveBack(number, size, pool)
     chunks[number].markFree(next: free)
     free = number
@@ -291,7 +342,7 @@ struct EntryReference: Equatable {
   /// Gives large blocks back, which ending the pool would not; the arena is not used any more.
   func freeLargeBlocks(_ pool: BlockPool) {
     for number in 1..<max(end, 1) where chunks[number].isOwn {
-      unsafe pool.freeLarge(chunks[number].base, Int(chunks[number].used))
+      pool.release(ownBlock(number))
     }
     if Int(capacity) * ChunkList.strideBytes > BlockPool.pageBytes {
       chunks.free(count: Int(capacity), pool)
@@ -422,7 +473,7 @@ struct EntryReference: Equatable {
       dead += Int(deadHere)
       livingBytes += Int(chunk.used - deadHere)
       let size = Int(number == current ? currentSize : chunk.used)
-      bytes += Self.blockBytes(size, isOwn: chunk.isOwn)
+      bytes += chunk.isOwn ? ownBlock(number).footprint : BlockPool.capacity(size)
     }
     precondition(dead == deadBytes, "the arena's dead bytes are wrong")
     precondition(bytes == chunkBytes, "the arena's bytes are wrong")
@@ -441,7 +492,7 @@ struct EntryReference: Equatable {
 
   private static let ownBit: UInt32 = 1 << 31
 
-  /// - Parameter isOwn: Whether it is a large block with one entry.
+  /// - Parameter isOwn: Whether it is one entry, in a block of its own.
   init(base: UnsafeMutableRawPointer?, isOwn: Bool = false) {
     unsafe address = base
     usedAndKind = isOwn ? Self.ownBit : 0

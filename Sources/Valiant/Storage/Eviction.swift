@@ -129,19 +129,28 @@ import Synchronization
   /// How long it is remembered that there was nothing to win.
   private static let restMilliseconds = 10
 
+  /// What came of making room.
+  enum Room {
+    case made
+    /// Some was made; the rest takes more time than one call should.
+    case later
+    /// There is nothing that may go.
+    case none
+  }
+
   /// Wins memory until `bytes` more fit below `limit`, or for half a millisecond.
   ///
   /// What is dead is compacted before anybody is refused. The caller holds no lock. About a third of
   /// a microsecond a key.
   ///
-  /// - Returns: False when that cannot be, because the policy lets nothing go or nothing is left.
+  /// - Returns: `none` when that cannot be, because the policy lets nothing go or nothing is left.
   func makeRoom(
     for bytes: Int, below limit: Int, in store: Store, policy: EvictionPolicy, now: Timestamp,
     _ memory: StorageContext
-  ) -> Bool {
+  ) -> Room {
     let pool = memory.pool
-    if pool.usedBytes + bytes <= limit { return true }
-    if bytes > limit || isResting(now) { return false }
+    if pool.usedBytes + bytes <= limit { return .made }
+    if bytes > limit || isResting(now) { return .none }
     let start = Clock.steadyNanoseconds
     let patience = Self.patienceNanoseconds + bytes * Self.nanosecondsPerByte
     if policy != .none, hasCandidates(store, policy) {
@@ -157,10 +166,10 @@ import Synchronization
         if Clock.steadyNanoseconds - start > patience {
           // Nearly there: memory does not grow meanwhile, for each makes room for itself.
           let tolerated = limit + limit / Self.toleratedShare + Self.toleratedBytes
-          return pool.usedBytes + bytes <= tolerated
+          return pool.usedBytes + bytes <= tolerated ? .made : .later
         }
       }
-      if pool.usedBytes + bytes <= limit { return true }
+      if pool.usedBytes + bytes <= limit { return .made }
     }
     return reclaim(bytes, limit, store, memory, now)
   }
@@ -168,7 +177,7 @@ import Synchronization
   /// Compacts what is dead, shard by shard, until `bytes` fit.
   private func reclaim(
     _ bytes: Int, _ limit: Int, _ store: Store, _ memory: StorageContext, _ now: Timestamp
-  ) -> Bool {
+  ) -> Room {
     let pool = memory.pool
     var fruitless = 0
     while fruitless < Store.shardCount {
@@ -180,12 +189,12 @@ import Synchronization
           keyspace.reclaim(memory)
         }
       }
-      if pool.usedBytes + bytes <= limit { return true }
+      if pool.usedBytes + bytes <= limit { return .made }
       fruitless = pool.usedBytes < before ? 0 : fruitless + 1
     }
     let until = now.milliseconds + Self.restMilliseconds
     unsafe state.pointee.restsUntil.store(until, ordering: .relaxed)
-    return false
+    return .none
   }
 
   /// Whether there was nothing to win a moment ago; to look again for each refused request would

@@ -94,6 +94,9 @@ struct Keyspace: ~Copyable {
     _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?,
     _ memory: StorageContext
   ) -> Bool {
+    if value.count > LongValue.shortMax {
+      return setByCopying(key, hash: hash, to: value, deadline: deadline, memory)
+    }
     let content = Entry.Content(key: key, value: value, deadline: deadline)
     guard let position = table.find(key, hash: hash, in: arena.chunks) else {
       return insert(content, hash: hash, deadline: deadline, memory)
@@ -101,7 +104,8 @@ struct Keyspace: ~Copyable {
     let old = position.entry
     let hadDeadline = old.hasDeadline
     let oldSize = old.livingSize
-    if content.size == oldSize {
+    // A long value may be on its way to a client.
+    if content.size == oldSize, !old.isLong {
       old.write(content, access: memory.access.used(old.access))
     } else if !replace(position, oldSize, with: content, memory) {
       return false
@@ -111,14 +115,62 @@ struct Keyspace: ~Copyable {
     return true
   }
 
+  /// Sets `key` to a long value, whose block becomes the store's without being copied. O(1).
+  ///
+  /// The caller's reference to the block is taken over in any case. Afterwards the key's bytes may
+  /// have been overwritten, for header and key are written in front of the value.
+  ///
+  /// - Returns: False when there was no memory, and nothing has changed.
+  mutating func set(
+    _ key: Bytes, hash: UInt64, to value: LongValue, deadline: Timestamp?,
+    _ memory: StorageContext
+  ) -> Bool {
+    let content = Entry.Content(key: key, long: value, deadline: deadline)
+    guard content.fits(before: value) else {
+      defer { value.block.release() }
+      return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, memory)
+    }
+    let position = table.find(key, hash: hash, in: arena.chunks)
+    let access = position.map { memory.access.used($0.entry.access) } ?? memory.access.initial
+    guard let new = arena.adopt(content, value, access: access, memory.pool) else {
+      value.block.release()
+      return false
+    }
+    guard let position else { return add(new, hash: hash, deadline: deadline, memory) }
+    if position.entry.hasDeadline { expiringCount &-= 1 }
+    let old = position.reference
+    position.replace(with: new)
+    arena.remove(old, memory.pool)
+    compact(memory)
+    if let deadline { noteDeadline(deadline, hash: hash) }
+    return true
+  }
+
+  @inline(never)
+  private mutating func setByCopying(
+    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?, _ memory: StorageContext
+  ) -> Bool {
+    guard let copy = LongValue(copying: value, keyCount: key.count, memory.pool) else {
+      return false
+    }
+    return set(key, hash: hash, to: copy, deadline: deadline, memory)
+  }
+
   @inline(never)
   private mutating func insert(
     _ content: borrowing Entry.Content, hash: UInt64, deadline: Timestamp?,
     _ memory: StorageContext
   ) -> Bool {
-    let size = content.size
-    guard let reference = arena.allocate(size, memory.pool) else { return false }
+    guard let reference = arena.allocate(content.size, memory.pool) else { return false }
     arena.chunks.entry(reference).write(content, access: memory.access.initial)
+    return add(reference, hash: hash, deadline: deadline, memory)
+  }
+
+  /// Puts a new key's entry, which is written, into the table.
+  @inline(__always)
+  private mutating func add(
+    _ reference: EntryReference, hash: UInt64, deadline: Timestamp?, _ memory: StorageContext
+  ) -> Bool {
     guard table.insert(reference, hash: hash, in: arena.chunks, memory) else {
       arena.remove(reference, memory.pool)
       freeIfEmpty(memory)
@@ -170,11 +222,30 @@ struct Keyspace: ~Copyable {
     _ memory: StorageContext
   ) -> Bool? {
     guard let entry = find(key, hash: hash, now: now, memory) else { return false }
+    if entry.isLong {
+      return setDeadline(deadline, ofLong: key, hash: hash, memory) ? true : nil
+    }
     // The header changes its size, so the entry is written anew.
     let isSet = entry.value.array.withBytes { value in
       set(key, hash: hash, to: value, deadline: deadline, memory)
     }
     return isSet ? true : nil
+  }
+
+  /// The same for a long value, which stays where it is while its header changes.
+  private mutating func setDeadline(
+    _ deadline: Timestamp?, ofLong key: Bytes, hash: UInt64, _ memory: StorageContext
+  ) -> Bool {
+    guard let position = table.find(key, hash: hash, in: arena.chunks) else { return false }
+    let value = position.entry.longValue
+    let content = Entry.Content(key: key, long: value, deadline: deadline)
+    guard content.fits(before: value) else {
+      return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, memory)
+    }
+    if position.entry.hasDeadline { expiringCount -= 1 }
+    arena.rewrite(position.reference, content, value, access: position.entry.access)
+    if let deadline { noteDeadline(deadline, hash: hash) }
+    return true
   }
 
   // MARK: Removing

@@ -153,6 +153,14 @@ import Glibc
     unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, memory)
   }
 
+  /// See `Keyspace.set`.
+  func set(
+    _ key: Bytes, hash: UInt64, to value: LongValue, deadline: Timestamp?,
+    _ memory: StorageContext
+  ) -> Bool {
+    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, memory)
+  }
+
   /// See `Keyspace.remove`.
   func remove(
     _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext

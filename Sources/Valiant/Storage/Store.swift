@@ -57,9 +57,18 @@ import Synchronization
 
   /// The value of `key`, nil when there is none.
   public func get(_ key: [UInt8], database: Int = 0) -> [UInt8]? {
-    withKey(key, database) { keyspace, key, hash in
-      keyspace.use(key, hash: hash, now: .now, memory)?.value.array
+    var long: (bytes: Bytes, block: SharedBlock)?
+    let short: [UInt8]? = withKey(key, database) { keyspace, key, hash in
+      guard let value = keyspace.use(key, hash: hash, now: .now, memory)?.value else { return nil }
+      guard case .long(let bytes, let block) = value else { return value.array }
+      // Copied without the lock, as long as that takes.
+      block.retain()
+      long = (bytes, block)
+      return nil
     }
+    guard let long else { return short }
+    defer { long.block.release() }
+    return long.bytes.array
   }
 
   /// Sets `key` to `value`, replacing what it was, its time to live included.
@@ -78,8 +87,16 @@ import Synchronization
       delete(key, database: database)
       return true
     }
+    if value.count <= LongValue.shortMax {
+      return withKey(key, database) { keyspace, key, hash in
+        value.withBytes { keyspace.set(key, hash: hash, to: $0, deadline: deadline, memory) }
+      }
+    }
+    // Copied before the lock is taken.
+    let copy = value.withBytes { LongValue(copying: $0, keyCount: key.count, memory.pool) }
+    guard let copy else { return false }
     return withKey(key, database) { keyspace, key, hash in
-      value.withBytes { keyspace.set(key, hash: hash, to: $0, deadline: deadline, memory) }
+      keyspace.set(key, hash: hash, to: copy, deadline: deadline, memory)
     }
   }
 

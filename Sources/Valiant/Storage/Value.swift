@@ -5,13 +5,15 @@
 enum Value {
   /// A string.
   case bytes(Bytes)
+  /// A string of more than 16 KiB, and the block that it lies in.
+  case long(Bytes, SharedBlock)
   /// A string that spells a 64-bit integer in canonical form, stored as a number.
   case integer(Int)
 
   /// A copy that outlives the view.
   var array: [UInt8] {
     switch self {
-    case .bytes(let bytes): bytes.array
+    case .bytes(let bytes), .long(let bytes, _): bytes.array
     case .integer(let number): Array(String(number).utf8)
     }
   }

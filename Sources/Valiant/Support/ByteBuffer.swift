@@ -2,9 +2,12 @@ import Glibc
 
 /// A growable run of bytes with one owner: output of a loop, input of a connection.
 ///
-/// Invariant: `base` points to `capacity` writable bytes from `malloc`, of which the first `count`
-/// are initialised; with `capacity` 0 there is no memory. Growth doubles, so appending costs O(1)
-/// amortised per byte, and memory is only ever taken for bytes that are there.
+/// Growth doubles, so appending costs O(1) amortised per byte, and memory is only ever taken for
+/// bytes that are there. From 16 KiB on the memory is a `SharedBlock`, which the store can take over
+/// together with the value that was read into it; while it is shared, nothing may be appended.
+///
+/// Invariant: `base` points to `capacity` bytes, of which the first `count` are initialised: from
+/// `malloc` or, from `blockBytes` on, the payload of a block; with `capacity` 0 there is no memory.
 @safe struct ByteBuffer: ~Copyable {
   private var base: UnsafeMutablePointer<UInt8>
   private(set) var count = 0
@@ -19,15 +22,25 @@ import Glibc
     unsafe base = Self.nothing
   }
 
-  /// Takes over `count` bytes of a block of `capacity` bytes from `malloc`.
+  /// A buffer of at least so many bytes has a block.
+  private static let blockBytes = 16 * 1024
+
+  /// Takes over the memory of another buffer.
   private init(base: UnsafeMutablePointer<UInt8>, count: Int, capacity: Int) {
     unsafe self.base = base
     self.count = count
     self.capacity = capacity
   }
 
-  deinit {
-    if capacity > 0 { unsafe free(base) }
+  deinit { freeMemory() }
+
+  private func freeMemory() {
+    if let block { block.release() } else if capacity > 0 { unsafe free(base) }
+  }
+
+  /// The block that the bytes lie in; nil for a small buffer.
+  var block: SharedBlock? {
+    capacity >= Self.blockBytes ? unsafe SharedBlock(payload: base) : nil
   }
 
   var isEmpty: Bool { count == 0 }
@@ -48,12 +61,36 @@ import Glibc
   @inline(never)
   private mutating func grow(by extra: Int) {
     let wanted = max(count + extra, capacity * 2, 64)
-    // SAFETY: `base` is nil for realloc or comes from malloc.
-    guard let block = unsafe realloc(capacity == 0 ? nil : base, wanted) else {
-      fatalError("out of memory: \(wanted) bytes for a buffer")
+    if !grow(to: wanted) { fatalError("out of memory: \(wanted) bytes for a buffer") }
+  }
+
+  /// Makes room for `extra` further bytes and hardly more.
+  ///
+  /// - Returns: False when there is no memory; then nothing has changed.
+  mutating func reserveExactly(_ extra: Int) -> Bool {
+    capacity - count >= extra || grow(to: count + extra)
+  }
+
+  private mutating func grow(to wanted: Int) -> Bool {
+    if wanted < Self.blockBytes {
+      // SAFETY: `base` is nil for realloc or comes from malloc.
+      guard let memory = unsafe realloc(capacity == 0 ? nil : base, wanted) else { return false }
+      unsafe base = memory.assumingMemoryBound(to: UInt8.self)
+      capacity = wanted
+      return true
     }
-    unsafe base = block.assumingMemoryBound(to: UInt8.self)
-    capacity = wanted
+    if let block {
+      guard let grown = block.grown(to: wanted, count: count) else { return false }
+      unsafe base = grown.payload
+      capacity = grown.capacity
+      return true
+    }
+    guard let new = SharedBlock(capacity: wanted) else { return false }
+    unsafe copyBytes(new.payload, base, count)
+    freeMemory()
+    unsafe base = new.payload
+    capacity = new.capacity
+    return true
   }
 
   @inline(__always)
@@ -150,9 +187,17 @@ import Glibc
   }
 
   /// Drops the first `dropped` bytes. O(count).
+  ///
+  /// The others leave a block that somebody else has taken over.
   mutating func removeFirst(_ dropped: Int) {
     precondition(dropped >= 0 && dropped <= count, "more bytes than there are")
     if dropped == 0 { return }
+    if let block, block.isShared {
+      var rest = ByteBuffer()
+      rest.append(bytes.dropFirst(dropped))
+      self = rest
+      return
+    }
     count -= dropped
     // SAFETY: both ends lie within the initialised bytes.
     unsafe memmove(base, base + dropped, count)
@@ -169,7 +214,7 @@ import Glibc
   mutating func clear(keeping keptCapacity: Int) {
     count = 0
     if capacity > keptCapacity {
-      unsafe free(base)
+      freeMemory()
       unsafe base = Self.nothing
       capacity = 0
     }

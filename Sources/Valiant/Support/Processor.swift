@@ -2,7 +2,8 @@ import CLibUV
 
 /// Instructions of the processor that Swift has no words for.
 ///
-/// The only place outside `Network` that imports the C module, whose header holds them.
+/// With `MemoryMap` the only place outside `Network` that imports the C module, whose header holds
+/// them.
 enum Processor {
   /// Asks for the cache line at `address`, which need not be mapped: a hint never faults.
   @inline(__always)

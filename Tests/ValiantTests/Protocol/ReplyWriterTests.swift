@@ -6,7 +6,7 @@ private func written(_ version: Int, _ body: (inout ReplyWriter) -> Void) -> Str
   var reply = ReplyWriter()
   reply.protocolVersion = version
   body(&reply)
-  return reply.output.bytes.text
+  return reply.output.bytes.bytes.text
 }
 
 @Suite("Reply writer") struct ReplyWriterTests {

@@ -3,7 +3,11 @@ import Testing
 @testable import Valiant
 
 /// Everything the parser finds in a stream that arrives in the given pieces.
-private func parse(_ pieces: [[UInt8]], limits: RequestParser.Limits = .init()) -> [String] {
+///
+/// - Parameter discards: Whether each request that is not whole yet is thrown away.
+private func parse(
+  _ pieces: [[UInt8]], limits: RequestParser.Limits = .init(), discards: Bool = false
+) -> [String] {
   var parser = RequestParser()
   parser.limits = limits
   var found: [String] = []
@@ -20,7 +24,10 @@ private func parse(_ pieces: [[UInt8]], limits: RequestParser.Limits = .init()) 
           found.append(describe(parser, parser.inlineBytes.bytes))
           parser.startBatch()
         case .incomplete:
+          if discards, parser.partialName(bytes) != nil { parser.discard(bytes) }
           return parser.consumed
+        case .discarded:
+          found.append("discarded")
         case .failed(let error):
           found.append("error: \(error.text)")
           return nil
@@ -79,6 +86,38 @@ private let corpus: [String] = [
   func byteByByte(_ stream: String) {
     let bytes = Array(stream.utf8)
     #expect(parse(bytes.map { [$0] }) == parse([bytes]))
+  }
+
+  @Test("throws a request away however it arrives, and finds the others", arguments: corpus)
+  func discarding(_ stream: String) {
+    let bytes = Array(stream.utf8)
+    let whole = parse([bytes])
+    var discarded = 0
+    for cut in 0...bytes.count {
+      let found = parse([Array(bytes[..<cut]), Array(bytes[cut...])], discards: true)
+      #expect(found.count == whole.count, "cut at \(cut)")
+      for (one, other) in zip(found, whole) where one != other {
+        #expect(one == "discarded", "cut at \(cut)")
+        discarded += 1
+      }
+    }
+    let pieces = parse(bytes.map { [$0] }, discards: true)
+    #expect(pieces.count == whole.count)
+    if stream.hasPrefix("*2\r") { #expect(discarded > 0 && pieces.contains("discarded")) }
+  }
+
+  @Test("says how much is missing of an argument") func missing() {
+    var parser = RequestParser()
+    Array("*2\r\n$4\r\nECHO\r\n$100\r\nabc".utf8).withBytes { bytes in
+      guard case .incomplete = parser.next(bytes) else { return #expect(Bool(false)) }
+      #expect(parser.missing(bytes) == 99)
+      #expect(parser.partialName(bytes)?.text == "ECHO")
+    }
+    var other = RequestParser()
+    Array("*2\r\n$4\r\nECHO\r\n$10".utf8).withBytes { bytes in
+      guard case .incomplete = other.next(bytes) else { return #expect(Bool(false)) }
+      #expect(other.missing(bytes) == 0)
+    }
   }
 
   @Test("understands arrays of bulk strings") func arrays() {

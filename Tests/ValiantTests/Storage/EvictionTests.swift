@@ -28,7 +28,7 @@ private final class LimitedStore {
   func set(_ key: String, _ value: [UInt8], deadline: Timestamp? = nil) -> Bool {
     guard
       memory.eviction.makeRoom(
-        for: value.count, below: limit, in: store, policy: policy, now: now, memory)
+        for: value.count, below: limit, in: store, policy: policy, now: now, memory) == .made
     else { return false }
     return withKey(key) { keyspace, key, hash in
       value.withBytes { keyspace.set(key, hash: hash, to: $0, deadline: deadline, memory) }
@@ -233,7 +233,7 @@ private final class LimitedStore {
         let now = Timestamp(milliseconds: 60_000_000)
         precondition(
           memory.eviction.makeRoom(
-            for: 100, below: limit, in: store, policy: .allKeysAdaptive, now: now, memory))
+            for: 100, below: limit, in: store, policy: .allKeysAdaptive, now: now, memory) == .made)
         store.set("\(thread) \(number)", to: String(repeating: "x", count: number % 200))
         _ = store.get("\(thread) \(number / 2)")
       }

@@ -30,6 +30,18 @@ private final class Model {
     }
   }
 
+  /// Sets a long value that somebody else holds as well, as a reply on its way does.
+  func setHeld(_ key: [UInt8], _ value: [UInt8], _ deadline: Timestamp?) -> SharedBlock? {
+    let long = value.withBytes { LongValue(copying: $0, keyCount: key.count, memory.pool) }
+    guard let long else { return nil }
+    long.block.retain()
+    let isSet = key.withBytes { key in
+      keyspace.set(key, hash: memory.hashing.hash(key), to: long, deadline: deadline, memory)
+    }
+    if isSet { expected[key] = (value, deadline) }
+    return long.block
+  }
+
   func get(_ key: [UInt8]) -> [UInt8]? {
     key.withBytes {
       keyspace.find($0, hash: memory.hashing.hash($0), now: now, memory)?.value.array
@@ -114,6 +126,60 @@ private final class Model {
     #expect(count == 0)
     let bytesLeft = model.keyspace.allocatedBytes
     #expect(bytesLeft == 0, "everything is given back")
+    #expect(model.memory.pool.blockBytes == 0)
+  }
+
+  @Test(
+    "long values keep to themselves, whoever still reads them", arguments: [1, 2, 3, 4] as [UInt64])
+  func longValues(_ seed: UInt64) {
+    var random = Random(seed: seed)
+    let model = Model()
+    // Values around the border, keys from short to long values of their own.
+    let lengths = [10, 16_000, 16_384, 16_385, 16_400, 20_000, 66_000, 300_000]
+    var held: [(block: SharedBlock, value: [UInt8])] = []
+    for step in 0..<3000 {
+      let number = Int.random(in: 0..<12, using: &random)
+      let key = [UInt8](repeating: UInt8(number), count: [3, 300, 17_000][number % 3])
+      let value = [UInt8](
+        repeating: UInt8(step & 0xff), count: lengths.randomElement(using: &random) ?? 0)
+      let deadline: Timestamp? = [
+        nil, Timestamp(milliseconds: model.now.milliseconds + 1000),
+        Timestamp(milliseconds: 1 << 50),
+      ][step % 3]
+      switch Int.random(in: 0..<6, using: &random) {
+      case 0: model.set(key, value, deadline)
+      case 1:
+        if value.count > LongValue.shortMax, let block = model.setHeld(key, value, deadline) {
+          held.append((block, value))
+        }
+      case 2: #expect(model.get(key) == model.living(key), "seed \(seed), step \(step)")
+      case 3:
+        #expect(model.remove(key) == (model.living(key) != nil))
+        model.expected[key] = nil
+      case 4:
+        let living = model.living(key)
+        #expect(model.setDeadline(key, deadline) == (living != nil))
+        model.expected[key] = living.map { ($0, deadline) }
+        #expect(model.deadline(key) == (living == nil ? nil : deadline))
+      default: model.now.milliseconds += 100
+      }
+      if held.count > 8 {
+        let (block, value) = held.removeFirst()
+        // Wherever it lay in the block, nobody has changed it.
+        let lead = block.capacity - value.count
+        #expect(lead >= 0)
+        let bytes = unsafe Bytes(base: block.payload, count: block.capacity)
+        let byte = value.first ?? 0
+        let run = bytes.array.split { $0 != byte }.map(\.count).max()
+        #expect((run ?? 0) >= value.count, "seed \(seed), step \(step)")
+        block.release()
+      }
+      if step % 100 == 0 { model.checkInvariants() }
+    }
+    for (block, _) in held { block.release() }
+    model.checkInvariants()
+    for key in model.expected.keys { _ = model.remove(key) }
+    model.checkInvariants()
     #expect(model.memory.pool.blockBytes == 0)
   }
 

@@ -3,6 +3,8 @@
 /// Feeds the request parser with what libFuzzer makes up, once whole and once in two pieces, and
 /// ends the process when the two do not find the same.
 ///
+/// A third time the request in which the cut lies is thrown away: the others must be found as before.
+///
 /// The first byte chooses where the input is cut, so that the fuzzer can look for cuts as well.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzzParser(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
@@ -11,17 +13,27 @@ public func fuzzParser(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   let input = unsafe [UInt8](UnsafeBufferPointer(start: start + 1, count: count - 1))
   let cut = unsafe Int(start[0]) * input.count / 256
   let whole = parse([input])
-  let pieces = parse([Array(input[..<cut]), Array(input[cut...])])
-  precondition(whole == pieces, "a cut changes what is found")
+  let pieces = [Array(input[..<cut]), Array(input[cut...])]
+  precondition(whole == parse(pieces), "a cut changes what is found")
+  let others = parse(pieces, discards: true)
+  precondition(
+    others.count == whole.count && zip(others, whole).allSatisfy { $0 == $1 || $0 == discarded },
+    "throwing one request away changes another")
   return 0
 }
 
-/// Lengths and bytes of all arguments found, and how it ended.
-private func parse(_ pieces: [[UInt8]]) -> [[UInt8]] {
+/// Stands for a request that was thrown away; no request is without arguments.
+private let discarded: [[UInt8]] = []
+
+/// All requests found with their arguments, and how it ended.
+///
+/// - Parameter discards: Whether a request that is not whole after the first piece is thrown away.
+private func parse(_ pieces: [[UInt8]], discards: Bool = false) -> [[[UInt8]]] {
   var parser = RequestParser()
-  var found: [[UInt8]] = []
+  var found: [[[UInt8]]] = []
   var input: [UInt8] = []
-  for piece in pieces {
+  for (index, piece) in pieces.enumerated() {
+    let isLast = index == pieces.count - 1
     input += piece
     var isOver = false
     let used = input.withBytes { bytes -> Int in
@@ -29,18 +41,21 @@ private func parse(_ pieces: [[UInt8]]) -> [[UInt8]] {
       while true {
         switch parser.next(bytes) {
         case .request:
-          found += arguments(parser, bytes)
+          found.append(arguments(parser, bytes))
         case .inlineRequest:
-          found += arguments(parser, parser.inlineBytes.bytes)
+          found.append(arguments(parser, parser.inlineBytes.bytes))
           parser.startBatch()
         case .incomplete:
+          if discards, !isLast, parser.isWithinRequest { parser.discard(bytes) }
           return parser.consumed
+        case .discarded:
+          found.append(discarded)
         case .failed(let error):
-          found.append(error.message)
+          found.append([error.message])
           isOver = true
           return 0
         case .crossProtocol:
-          found.append([])
+          found.append([Array("cross".utf8)])
           isOver = true
           return 0
         }

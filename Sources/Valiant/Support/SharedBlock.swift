@@ -1,0 +1,169 @@
+import Glibc
+import Synchronization
+
+/// Memory for a long value, and whatever else needs tens of kilobytes: shared by counting.
+///
+/// A long value is not copied on its way. The block that a connection read it into becomes the
+/// store's; a reply is sent from the store's block, which lives on until the last byte has left,
+/// even if the key is deleted meanwhile.
+///
+///     block   [ owners: 4 | – | capacity: 8 | payload … ]
+///
+/// Blocks of less than 64 KiB come from `malloc`; others are mappings of whole pages, which grow
+/// without being copied. Fresh pages cost the system half a microsecond each, a value of 64 KiB
+/// more than all that is done with it; so a few megabytes of mappings are kept for the next one.
+///
+/// Any thread may retain and release. Who holds the only reference may write and grow.
+///
+/// Invariant: `header` points to such a block; there is at least one owner.
+@safe struct SharedBlock: Sendable {
+  // SAFETY: the count is atomic; capacity changes only while there is one owner.
+  nonisolated(unsafe) private let header: UnsafeMutableRawPointer
+
+  private static let headerBytes = 16
+  private static let capacityOffset = 8
+  private static let mappedBytes = 64 * 1024
+
+  /// A block with room for at least `capacity` bytes and one owner; nil when there is no memory.
+  init?(capacity: Int) {
+    let wanted = capacity + Self.headerBytes
+    if wanted < Self.mappedBytes {
+      guard let block = unsafe malloc(wanted) else { return nil }
+      unsafe self.init(begin: block, bytes: wanted)
+    } else if let kept = unsafe Kept.take(wanted) {
+      unsafe self.init(begin: kept.block, bytes: kept.bytes)
+    } else {
+      let bytes = MemoryMap.rounded(wanted)
+      guard let block = unsafe MemoryMap.map(bytes) else { return nil }
+      unsafe self.init(begin: block, bytes: bytes)
+    }
+  }
+
+  private init(begin block: UnsafeMutableRawPointer, bytes: Int) {
+    unsafe header = block
+    unsafe block.initializeMemory(as: Atomic<UInt32>.self, to: Atomic(1))
+    unsafe block.storeBytes(
+      of: bytes - Self.headerBytes, toByteOffset: Self.capacityOffset, as: Int.self)
+  }
+
+  /// The block whose payload begins at `payload`.
+  @unsafe init(payload: UnsafeMutablePointer<UInt8>) {
+    unsafe header = UnsafeMutableRawPointer(payload) - Self.headerBytes
+  }
+
+  @unsafe var payload: UnsafeMutablePointer<UInt8> {
+    unsafe (header + Self.headerBytes).assumingMemoryBound(to: UInt8.self)
+  }
+
+  /// Bytes of the payload.
+  var capacity: Int { unsafe header.load(fromByteOffset: Self.capacityOffset, as: Int.self) }
+
+  /// Bytes that the system, or `malloc`, has given for it.
+  var footprint: Int {
+    let bytes = capacity + Self.headerBytes
+    return bytes >= Self.mappedBytes ? bytes : (bytes + 8 + 15) & ~15
+  }
+
+  private var owners: UnsafeMutablePointer<Atomic<UInt32>> {
+    unsafe header.assumingMemoryBound(to: Atomic<UInt32>.self)
+  }
+
+  /// Whether there is another owner than the one who asks.
+  var isShared: Bool { unsafe owners.pointee.load(ordering: .acquiring) > 1 }
+
+  /// Adds an owner.
+  func retain() { unsafe owners.pointee.wrappingAdd(1, ordering: .relaxed) }
+
+  /// Takes an owner off; the last one frees the block.
+  func release() {
+    let before = unsafe owners.pointee.wrappingSubtract(1, ordering: .acquiringAndReleasing)
+      .oldValue
+    if before == 1 { free() }
+  }
+
+  private func free() {
+    let bytes = capacity + Self.headerBytes
+    if bytes < Self.mappedBytes { return unsafe Glibc.free(header) }
+    if unsafe !Kept.put(header, bytes) { unsafe MemoryMap.unmap(header, bytes) }
+  }
+
+  /// The same content in a block of at least `capacity`, which replaces this one; nil when there is
+  /// no memory, and nothing has changed.
+  ///
+  /// For the only owner. A mapping's pages move, others are copied: `count` bytes.
+  func grown(to capacity: Int, count: Int) -> SharedBlock? {
+    let oldBytes = self.capacity + Self.headerBytes
+    if oldBytes >= Self.mappedBytes {
+      let bytes = MemoryMap.rounded(capacity + Self.headerBytes)
+      guard let block = unsafe MemoryMap.resize(header, from: oldBytes, to: bytes) else {
+        return nil
+      }
+      return unsafe SharedBlock(begin: block, bytes: bytes)
+    }
+    guard let new = SharedBlock(capacity: capacity) else { return nil }
+    unsafe copyBytes(new.payload, payload, count)
+    release()
+    return new
+  }
+
+  /// Bytes of mappings that are kept for the next block.
+  static var keptBytes: Int { Kept.bytes }
+
+  /// Frees what is kept. For tests.
+  static func freeKept() { Kept.freeAll() }
+}
+
+/// Mappings that nobody uses at the moment.
+///
+/// Invariant: each of `blocks` is a mapping of its length, which belongs to this list alone.
+@safe private enum Kept {
+  @safe struct Block: @unchecked Sendable {
+    // SAFETY of @unchecked Sendable: an address; who takes it off the list owns it.
+    let block: UnsafeMutableRawPointer
+    let bytes: Int
+  }
+
+  private static let blocks = Guarded<[Block]>([])
+  private static let bytesMax = 4 << 20
+  /// Larger ones are too rare.
+  private static let blockBytesMax = 1 << 20
+
+  /// A mapping that is not smaller than `wanted`, and not much larger.
+  @unsafe static func take(_ wanted: Int) -> Block? {
+    if wanted > blockBytesMax { return nil }
+    return blocks.withLock { blocks in
+      let index = blocks.lastIndex { (wanted...wanted + wanted / 8 + 4096).contains($0.bytes) }
+      return index.map { blocks.remove(at: $0) }
+    }
+  }
+
+  /// Keeps a mapping, in place of older ones if need be.
+  ///
+  /// - Returns: False when it is too large.
+  @unsafe static func put(_ block: UnsafeMutableRawPointer, _ bytes: Int) -> Bool {
+    if bytes > blockBytesMax { return false }
+    let old: [Block] = blocks.withLock { blocks in
+      unsafe blocks.append(Block(block: block, bytes: bytes))
+      var sum = blocks.reduce(0) { $0 + $1.bytes }
+      var old: [Block] = []
+      while sum > bytesMax {
+        old.append(blocks.removeFirst())
+        sum -= old[old.count - 1].bytes
+      }
+      return old
+    }
+    for block in old { unsafe MemoryMap.unmap(block.block, block.bytes) }
+    return true
+  }
+
+  static var bytes: Int { blocks.withLock { $0.reduce(0) { $0 + $1.bytes } } }
+
+  static func freeAll() {
+    let all = blocks.withLock { blocks in
+      let all = blocks
+      blocks = []
+      return all
+    }
+    for block in all { unsafe MemoryMap.unmap(block.block, block.bytes) }
+  }
+}
