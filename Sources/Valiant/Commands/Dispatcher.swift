@@ -82,7 +82,16 @@
     guard let owner = unsafe connection.owner else { return input.count }
     let client = unsafe Client(owner)
     begin(connection, client)
-    defer { end(connection, client, input) }
+    let used = serve(connection, client, input)
+    client.inputBytes = connection.isClosing ? 0 : input.count &- used
+    end(connection, client)
+    return used
+  }
+
+  @inline(__always)
+  private mutating func serve(
+    _ connection: Connection, _ client: Client, _ input: Bytes
+  ) -> Int {
     var sentBytes = 0
     let start = Clock.steadyNanoseconds
     var time = start
@@ -157,7 +166,7 @@
   }
 
   /// Sends what was written, and puts away what belongs to this client alone.
-  private mutating func end(_ connection: Connection, _ client: Client, _ input: Bytes) {
+  private mutating func end(_ connection: Connection, _ client: Client) {
     connection.send(&context.reply.output)
     context.reply.output.bytes.clear(keeping: Self.keptOutputBytes)
     let pending = connection.pendingOutputBytes
@@ -165,6 +174,7 @@
     if pending >= Self.pauseBytes { limitOutput(connection, client, pending) }
     parser.dropConsumed()
     if client.arrivingBytes > 0, !parser.isWithinRequest { context.countArriving(0) }
+    context.worker.countHeld(client)
     if let partial = unsafe client.partialRequest {
       unsafe swap(&parser, &partial.pointee)
       if unsafe !partial.pointee.isWithinRequest {
@@ -186,7 +196,6 @@
   ) -> Int {
     let used = parser.consumed
     let rest = input.count - used
-    client.inputBytes = rest
     if rest > context.worker.settings.queryBufferMaxBytes {
       statistics.queryBufferLimitDisconnections.add()
       context.server.log.warning(
@@ -222,7 +231,6 @@
     }
     connection.expectNothing()
     client.refusedCommand = unsafe command.pointee.index
-    client.inputBytes = 0
     context.countArriving(0)
     parser.discard(input)
     return parser.consumed

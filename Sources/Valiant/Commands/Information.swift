@@ -163,7 +163,7 @@ struct Information {
       ("rejected_connections", "\(sum { $0.connectionsRejected.value })"),
       ("expired_keys", "\(expired)"),
       ("evicted_keys", "\(server.store.memory.eviction.evictedCount)"),
-      ("evicted_clients", "0"),
+      ("evicted_clients", "\(sum { $0.evictedClients.value })"),
       ("keyspace_hits", "\(sum { $0.keyspaceHits.value })"),
       ("keyspace_misses", "\(sum { $0.keyspaceMisses.value })"),
       ("pubsub_channels", "0"),

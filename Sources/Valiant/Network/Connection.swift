@@ -485,6 +485,7 @@ import Glibc
       return
     }
     unsafe state.pointee.unsent.removeFirst(sent)
+    unsafe state.pointee.loop.pointee.handlers.onWrite(self)
     if pendingOutputBytes > 0 { return }
     watch()
     if unsafe state.pointee.isFinishing {

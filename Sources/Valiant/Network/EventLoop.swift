@@ -19,6 +19,8 @@ import Glibc
     /// Returns how many of the bytes were used up. The rest is kept and comes again, with what
     /// arrives behind it.
     var onRead: (Connection, Bytes) -> Int
+    /// The peer has taken output that was waiting for it.
+    var onWrite: (Connection) -> Void
     /// The connection is closed; its owner can be freed.
     var onClose: (Connection) -> Void
   }
@@ -61,7 +63,8 @@ import Glibc
     let idle = UnsafeMutablePointer<uv_idle_t>.allocate(capacity: 1)
     unsafe state.initialize(
       to: State(
-        handlers: Handlers(onRead: { _, bytes in bytes.count }, onClose: { _ in }),
+        handlers: Handlers(
+          onRead: { _, bytes in bytes.count }, onWrite: { _ in }, onClose: { _ in }),
         readBuffer: .allocate(capacity: Self.readBufferBytes),
         yieldIdle: idle))
     unsafe pointer.pointee.data = UnsafeMutableRawPointer(state)

@@ -33,7 +33,9 @@ import Synchronization
     let lastActive: Atomic<Int>
     let inputBytes = Atomic<Int>(0)
     let outputBytes = Atomic<Int>(0)
+    let heldBytes = Atomic<Int>(0)
     let isNoEvict = Atomic<Bool>(false)
+    let isEvicted = Atomic<Bool>(false)
     var name = ""
     var libraryName = ""
     var libraryVersion = ""
@@ -161,6 +163,23 @@ import Synchronization
     nonmutating set { unsafe state.pointee.outputBytes.store(newValue, ordering: .relaxed) }
   }
 
+  /// Bytes of its buffers, but for data on its way into the store. For its own loop.
+  @inline(__always)
+  var bufferBytes: Int { inputBytes &- arrivingBytes &+ outputBytes }
+
+  /// What `ClientRegistry` has counted of them.
+  @inline(__always)
+  fileprivate(set) var heldBytes: Int {
+    get { unsafe state.pointee.heldBytes.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.heldBytes.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Whether it is about to be closed for what it holds.
+  fileprivate var isEvicted: Bool {
+    get { unsafe state.pointee.isEvicted.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.isEvicted.store(newValue, ordering: .relaxed) }
+  }
+
   /// Whether its memory is not to be reclaimed under pressure.
   var isNoEvict: Bool {
     get { unsafe state.pointee.isNoEvict.load(ordering: .relaxed) }
@@ -202,6 +221,7 @@ final class ClientRegistry: Sendable {
   private let clients = Guarded<[Int: Client]>([:])
   private let nextID = Atomic<Int>(1)
   private let connected = Atomic<Int>(0)
+  private let held = Atomic<Int>(0)
 
   /// How many clients there are.
   var count: Int { connected.load(ordering: .relaxed) }
@@ -223,9 +243,40 @@ final class ClientRegistry: Sendable {
   /// Removes `client` and frees its memory. Its own loop only.
   func remove(_ client: Client) {
     connected.wrappingSubtract(1, ordering: .relaxed)
+    held.wrappingSubtract(client.heldBytes, ordering: .relaxed)
     clients.withLock { clients in
       clients[client.id] = nil
       client.free()
+    }
+  }
+
+  // MARK: What clients hold
+
+  /// Bytes of all clients' buffers.
+  var heldBytes: Int { held.load(ordering: .relaxed) }
+
+  /// Counts what the client's buffers hold now. On its own loop.
+  func countHeld(_ client: Client) {
+    held.wrappingAdd(client.bufferBytes - client.heldBytes, ordering: .relaxed)
+    client.heldBytes = client.bufferBytes
+  }
+
+  /// Chooses clients to close so that the others hold no more than `limit`: those with most first.
+  ///
+  /// O(clients × log clients).
+  func chooseEvicted(above limit: Int) -> [Client] {
+    clients.withLock { clients in
+      let staying = clients.values.filter { !$0.isEvicted }
+      var sum = staying.reduce(0) { $0 + $1.heldBytes }
+      var chosen: [Client] = []
+      let candidates = staying.filter { !$0.isNoEvict && $0.heldBytes > 0 }
+      for client in candidates.sorted(by: { $0.heldBytes > $1.heldBytes }) {
+        if sum <= limit { break }
+        client.isEvicted = true
+        chosen.append(client)
+        sum -= client.heldBytes
+      }
+      return chosen
     }
   }
 

@@ -407,6 +407,16 @@ public final class Server: Sendable {
     for worker in workers { worker.post { $0.kill(ids) } }
   }
 
+  /// Closes the clients whose buffers take most, if all together take more than they may.
+  func evictClients(above limit: Int) {
+    if clients.heldBytes <= limit { return }
+    let workers = workers
+    for client in clients.chooseEvicted(above: limit) {
+      let id = client.id
+      workers[client.workerIndex].post { $0.evict(id) }
+    }
+  }
+
   // MARK: Settings
 
   var settings: Settings { state.withLock { $0.settings } }

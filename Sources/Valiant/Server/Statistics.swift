@@ -14,6 +14,7 @@
   let errorReplies = Counter()
   let outputLimitDisconnections = Counter()
   let queryBufferLimitDisconnections = Counter()
+  let evictedClients = Counter()
 
   /// What one command has cost.
   struct CommandCounters: ~Copyable {
@@ -60,6 +61,7 @@
     errorReplies.reset()
     outputLimitDisconnections.reset()
     queryBufferLimitDisconnections.reset()
+    evictedClients.reset()
     for index in 0..<commandCount {
       withCommand(index) { command in
         command.calls.reset()

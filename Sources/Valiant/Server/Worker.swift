@@ -45,7 +45,9 @@ final class Worker: @unchecked Sendable {
   /// Says what to do with bytes from clients, and starts the timer. Before the loop runs.
   func prepare(onRead: @escaping (Connection, Bytes) -> Int) {
     loop.setHandlers(
-      EventLoop.Handlers(onRead: onRead, onClose: { [unowned self] in self.didClose($0) }))
+      EventLoop.Handlers(
+        onRead: onRead, onWrite: { [unowned self] in self.didWrite($0) },
+        onClose: { [unowned self] in self.didClose($0) }))
     every(milliseconds: Self.tickMilliseconds) { [unowned self] in self.tick() }
   }
 
@@ -150,6 +152,13 @@ final class Worker: @unchecked Sendable {
 
   private static let lingeringRefusalsMax = 16
 
+  private func didWrite(_ connection: Connection) {
+    guard let owner = unsafe connection.owner else { return }
+    let client = unsafe Client(owner)
+    client.outputBytes = connection.pendingOutputBytes
+    server.clients.countHeld(client)
+  }
+
   private func didClose(_ connection: Connection) {
     guard let owner = unsafe connection.owner else { return }
     let client = unsafe Client(owner)
@@ -167,6 +176,36 @@ final class Worker: @unchecked Sendable {
       }
     }
   }
+
+  /// Closes a client whose buffers take too much.
+  func evict(_ id: Int) {
+    loop.forEachConnection { connection in
+      guard let owner = unsafe connection.owner, unsafe Client(owner).id == id,
+        !connection.isClosing
+      else { return }
+      let client = unsafe Client(owner)
+      statistics.evictedClients.add()
+      server.log.warning(
+        "closing client \(id) at \(client.address.text): with \(client.heldBytes) bytes it holds most of what exceeds maxmemory-clients"
+      )
+      connection.close()
+    }
+  }
+
+  /// Counts what a client's buffers hold, and sees to it that all together hold no more than they
+  /// may.
+  @inline(__always)
+  func countHeld(_ client: Client) {
+    if client.bufferBytes != client.heldBytes { recountHeld(client) }
+  }
+
+  @inline(never)
+  private func recountHeld(_ client: Client) {
+    server.clients.countHeld(client)
+    limitHeld()
+  }
+
+  private func limitHeld() { server.evictClients(above: settings.clientBytesMax) }
 
   // MARK: Settings
 
@@ -188,7 +227,10 @@ final class Worker: @unchecked Sendable {
       if index == 0 { server.sampleRates() }
     }
     if !isSweeping { sweepExpired(shardsLeft: sweep.shardCount) }
-    if index == 0, !isEvicting { evictExcess() }
+    if index == 0 {
+      if !isEvicting { evictExcess() }
+      limitHeld()
+    }
     if !isConsolidating, server.store.memory.pool.isFragmented { consolidate() }
     if isDraining { drainStep() }
   }
@@ -212,7 +254,6 @@ final class Worker: @unchecked Sendable {
       guard let owner = unsafe connection.owner, !connection.isClosing else { return }
       let client = unsafe Client(owner)
       let pending = connection.pendingOutputBytes
-      client.outputBytes = pending
       let stalled = client.stalledMilliseconds(pending: pending, limit: 1, now: now)
       // A client that reads what it asked for is not idle.
       let idle = pending == 0 ? now - client.lastActive : stalled

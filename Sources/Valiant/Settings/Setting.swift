@@ -106,6 +106,11 @@ struct Setting: Sendable {
       "maxmemory-policy", .evictionPolicy(\.evictionPolicy), change: .anyTime,
       summary: "What goes at maxmemory; for a cache `allkeys-adaptive` is the best choice."),
     Setting(
+      "maxmemory-clients", .memoryLimit(\.maxMemoryClients), change: .anyTime,
+      summary:
+        "Most memory for the input and output of all clients; `NN%` is a part of maxmemory; clients with most are closed above it; 0 for no limit."
+    ),
+    Setting(
       "lfu-log-factor", .integer(\.lfuLogFactor, 0...1_000_000), change: .anyTime,
       summary: "How slowly the counters of the LFU policies grow."),
     Setting(
@@ -144,7 +149,7 @@ struct Setting: Sendable {
     case .logLevel: "one of \(LogLevel.allCases.map(\.name).joined(separator: ", "))"
     case .outputLimit: "CLASS HARD SOFT SECONDS"
     case .memoryLimit:
-      "bytes, with k, kb, m, mb, g or gb behind them, or a part of the memory from 1% to 100%"
+      "bytes, with k, kb, m, mb, g or gb behind them, or a part from 1% to 100%"
     case .evictionPolicy:
       "one of \(EvictionPolicy.allCases.map(\.rawValue).joined(separator: ", "))"
     case .fixed(let only): "always \(only.isEmpty ? "\"\"" : only)"

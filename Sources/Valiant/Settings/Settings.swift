@@ -37,6 +37,8 @@ public struct Settings: Sendable, Equatable {
   public var maxMemory = MemoryLimit()
   /// Which keys go when `maxMemory` is reached.
   var evictionPolicy = EvictionPolicy.none
+  /// Most memory that the buffers of all clients together may take; a part is one of `maxMemory`.
+  public var maxMemoryClients = MemoryLimit()
   /// How slowly the counters of the LFU policies grow, 0...1,000,000.
   var lfuLogFactor = 10
   /// Minutes in which a counter of the LFU policies loses one, 0...1,000,000; 0 for never.
@@ -47,6 +49,13 @@ public struct Settings: Sendable, Equatable {
   public var logsToStandardError = false
 
   public init() {}
+
+  /// Most bytes that the buffers of all clients together may take; `Int.max` for no limit.
+  var clientBytesMax: Int {
+    let limit =
+      maxMemoryClients.percent.map { maxMemory.bytes / 100 * $0 } ?? maxMemoryClients.bytes
+    return limit == 0 ? Int.max : limit
+  }
 
   /// How uses of entries are noted from `now` on.
   func accessTracking(at now: Timestamp) -> AccessTracking {
