@@ -64,6 +64,11 @@ struct Command: Sendable {
       summary: "Lists the subcommands.", since: since, handler: CommandDocs.help)
   }
 
+  /// Whether a request may have `argumentCount` arguments, its name included.
+  func accepts(argumentCount: Int) -> Bool {
+    arity < 0 ? argumentCount >= -arity : argumentCount == arity
+  }
+
   /// Words of the syntax line that are the name.
   var nameWords: Int { name.split(separator: "|").count }
 

@@ -8,7 +8,7 @@
   private unowned(unsafe) let workerReference: Worker
   private let shards: ShardArray
   /// With this loop's way of noting uses of entries.
-  fileprivate(set) var memory: StorageContext
+  let memory: StorageContext
 
   /// The command that runs, its arguments and who sent it.
   fileprivate(set) var row: UnsafePointer<CommandTable.Row>
@@ -32,13 +32,15 @@
     unsafe serverReference = server
     unsafe workerReference = worker
     shards = server.store.shards
-    memory = server.store.memory
+    memory = server.store.memory.copy()
     unsafe row = CommandTable.shared.rows
     request = idle
     self.client = client
     self.connection = connection
     statistics = worker.statistics
   }
+
+  deinit { memory.free() }
 
   var server: Server { unsafe serverReference }
   var worker: Worker { unsafe workerReference }
@@ -85,12 +87,12 @@
   @inline(__always)
   func stringIfAny(_ index: Int) -> Value? {
     let key = key(index)
-    guard let entry = key.keyspace.use(key.bytes, hash: key.hash, now: now, memory) else {
+    guard let value = key.keyspace.use(key.bytes, hash: key.hash, now: now, memory) else {
       statistics.keyspaceMisses.add()
       return nil
     }
     statistics.keyspaceHits.add()
-    return entry.value
+    return value
   }
 
   /// Sets the key that argument `index` names to what argument `value` says.
@@ -292,10 +294,11 @@
 
 /// Hashes of a request's keys, by argument.
 ///
-/// Invariant: `base` has room for `capacity` hashes.
+/// Invariant: `base` has room for `capacity` hashes, `capacityMin` at least.
 @safe private struct KeyHashes: ~Copyable {
   private var base: UnsafeMutablePointer<UInt64>
-  private var capacity = 64
+  private var capacity = capacityMin
+  private static let capacityMin = 64
   private static let keptCapacity = 8192
 
   init() {
@@ -307,7 +310,7 @@
 
   /// Makes room for the keys of a request of `count` arguments.
   mutating func reserve(_ count: Int) {
-    let wanted = max(64, count)
+    let wanted = max(Self.capacityMin, count)
     if wanted <= capacity, capacity <= Self.keptCapacity { return }
     unsafe base.deallocate()
     capacity = wanted
@@ -315,14 +318,22 @@
     unsafe base.initialize(repeating: 0, count: capacity)
   }
 
+  /// Handlers mostly know their keys' indices, so that nothing is left of this.
+  @inline(__always)
+  private func check(_ index: Int) {
+    precondition(
+      UInt(bitPattern: index) < UInt(Self.capacityMin)
+        || UInt(bitPattern: index) < UInt(bitPattern: capacity), "no such argument")
+  }
+
   @inline(__always)
   subscript(index: Int) -> UInt64 {
     get {
-      precondition(UInt(bitPattern: index) < UInt(bitPattern: capacity), "no such argument")
+      check(index)
       return unsafe base[index]
     }
     set {
-      precondition(UInt(bitPattern: index) < UInt(bitPattern: capacity), "no such argument")
+      check(index)
       unsafe base[index] = newValue
     }
   }

@@ -26,7 +26,8 @@
   /// references.
   struct Row: ~Copyable {
     private let handler: Command.Handler
-    /// Arity as a range that one comparison checks.
+    /// Arity as a range that one comparison checks; empty for a container: which row runs is not
+    /// known yet.
     private let argumentsMin: Int
     private let argumentsSpan: UInt
     let firstKey: Int
@@ -41,8 +42,9 @@
 
     fileprivate init(_ command: Command) {
       handler = command.handler
-      argumentsMin = abs(command.arity)
-      argumentsSpan = command.arity < 0 ? UInt(Int.max) : 0
+      let runs = command.subcommands.isEmpty
+      argumentsMin = runs ? abs(command.arity) : Int.max
+      argumentsSpan = runs && command.arity < 0 ? UInt(Int.max) : 0
       firstKey = command.keys.first
       lastKey = command.keys.last
       keyStep = max(1, command.keys.step)
@@ -59,9 +61,9 @@
       try handler(&context)
     }
 
-    /// Whether a request may have `argumentCount` arguments, its name included.
+    /// Whether a request of `argumentCount` arguments, its name included, can run as it is.
     @inline(__always)
-    func accepts(argumentCount: Int) -> Bool {
+    func canRun(argumentCount: Int) -> Bool {
       UInt(bitPattern: argumentCount &- argumentsMin) <= argumentsSpan
     }
 

@@ -414,8 +414,8 @@
     let item = unsafe batch + index
     let request = unsafe parser.request(
       in: bytes, firstArgument: item.pointee.firstArgument, count: item.pointee.argumentCount)
-    if let command = unsafe item.pointee.command, unsafe !command.pointee.isContainer,
-      unsafe command.pointee.accepts(argumentCount: request.count), client.flags.isEmpty
+    if let command = unsafe item.pointee.command,
+      unsafe command.pointee.canRun(argumentCount: request.count), client.flags.isEmpty
     {
       unsafe run(command, request, item.pointee.hash)
     } else {
@@ -444,7 +444,7 @@
       unsafe batch[index].command = command
       isUniform = false
       do throws(CommandError) {
-        guard unsafe command.pointee.accepts(argumentCount: request.count) else {
+        guard unsafe command.pointee.command.accepts(argumentCount: request.count) else {
           let name = unsafe command.pointee.command.name
           throw .arity(command: name)
         }

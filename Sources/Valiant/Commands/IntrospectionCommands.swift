@@ -126,7 +126,7 @@ enum IntrospectionCommands: CommandFamily {
       unsafe row = subcommand
     }
     guard unsafe row.pointee.firstKey > 0 else { throw .noKeys }
-    guard unsafe row.pointee.accepts(argumentCount: asked.count) else {
+    guard unsafe row.pointee.command.accepts(argumentCount: asked.count) else {
       throw .wrongArgumentsForCommand
     }
     let keys = Array(unsafe row.pointee.command.keys.indices(count: asked.count))

@@ -152,37 +152,40 @@ struct RequestParser: ~Copyable {
   @inline(__always)
   private mutating func takeSimple(_ input: Bytes) -> Bool {
     let first = position
-    guard first &+ 4 <= input.count else { return false }
-    let head = input.word(at: first)
-    var count = ((head &>> 8) & 0xff) &- 0x30
+    // Where the last whole word begins.
+    let lastWord = input.count &- 4
+    guard first <= lastWord else { return false }
+    // SAFETY: just checked, here and below; positions are never negative.
+    let head = unsafe input.word(at: first)
+    var count = Self.digits(of: head, in: Self.countLine)
     var index = first &+ 4
-    if head & 0xffff_00ff == Self.countLine {
-      guard count &- 1 < 9 else { return false }
-    } else {
+    if count &- 1 >= 9 {
       // Two digits: requests for many keys.
-      let second = ((head &>> 16) & 0xff) &- 0x30
-      guard head & 0xff00_00ff == Self.longCountLine, count &- 1 < 9, second < 10,
-        index < input.count, input[index] == 0x0a
-      else { return false }
-      count = count &* 10 &+ second
+      let two = Self.digits(of: head, in: Self.longCountLine)
+      guard two < 0xa00, (two & 0xff) &- 1 < 9, index < input.count, input[index] == 0x0a else {
+        return false
+      }
+      count = (two & 0xff) &* 10 &+ two &>> 8
       index &+= 1
     }
     // SAFETY: at most `simpleArgumentsMax` ranges are written.
     let ranges = unsafe arguments.freeSpace(Self.simpleArgumentsMax)
     var found = 0
     while found < Int(count) {
-      guard index &+ 4 <= input.count else { return false }
-      let line = input.word(at: index)
-      var length = Int(((line &>> 8) & 0xff) &- 0x30)
-      if line & 0xffff_00ff == Self.shortLengthLine, UInt(bitPattern: length) <= 9 {
+      guard index <= lastWord else { return false }
+      let line = unsafe input.word(at: index)
+      let short = Self.digits(of: line, in: Self.shortLengthLine)
+      let two = Self.digits(of: line, in: Self.mediumLengthLine)
+      var length: Int
+      if short <= 9 {
+        length = Int(short)
         index &+= 4
-      } else if line & 0xff00_00ff == Self.mediumLengthLine, UInt(bitPattern: length &- 1) <= 8,
-        case let second = Int((line &>> 16) & 0xff) &- 0x30, UInt(bitPattern: second) <= 9
-      {
-        length = length &* 10 &+ second
+      } else if two < 0xa00, (two & 0xff) &- 1 < 9 {
+        length = Int((two & 0xff) &* 10 &+ two &>> 8)
         index &+= 5
       } else {
-        guard line & 0xff == 0x24, UInt(bitPattern: length &- 1) <= 8 else { return false }
+        length = Int((line &>> 8) & 0xff) &- 0x30
+        guard line & 0xff == 0x24, UInt(bitPattern: length &- 1) < 9 else { return false }
         index &+= 2
         let digitsEnd = min(index &+ 8, input.count &- 1)
         while index < digitsEnd {
@@ -209,13 +212,19 @@ struct RequestParser: ~Copyable {
   }
 
   private static let simpleArgumentsMax = 99
-  /// `*0\r\n` and `$0\r\n` without the digit.
-  private static let countLine: UInt32 = 0x0a0d_002a
-  /// `*00\r` without the digits.
-  private static let longCountLine: UInt32 = 0x0d00_002a
-  private static let shortLengthLine: UInt32 = 0x0a0d_0024
-  /// `$00\r` without the digits.
-  private static let mediumLengthLine: UInt32 = 0x0d00_0024
+  /// `*0\r\n`, `*00\r`, and the same with a dollar sign.
+  private static let countLine: UInt32 = 0x0a0d_302a
+  private static let longCountLine: UInt32 = 0x0d30_302a
+  private static let shortLengthLine: UInt32 = 0x0a0d_3024
+  private static let mediumLengthLine: UInt32 = 0x0d30_3024
+
+  /// What four bytes have more than `line`, whose digits are zeros, with the first digit lowest:
+  /// if it is a number of digits, they are a line like it. Three instructions for four comparisons.
+  @inline(__always)
+  private static func digits(of word: UInt32, in line: UInt32) -> UInt32 {
+    let rest = word &- line
+    return rest &>> 8 | rest &<< 24
+  }
 
   @inline(never)
   private mutating func nextSlowly(_ input: Bytes) -> Outcome {

@@ -327,7 +327,8 @@ final class Worker: @unchecked Sendable {
     isEvicting = limit > 0 && policy != .none && store.memory.pool.usedBytes > limit
     guard isEvicting else { return }
     let now = Timestamp.now
-    var memory = store.memory
+    let memory = store.memory.copy()
+    defer { memory.free() }
     memory.access = settings.accessTracking(at: now)
     let evicted = memory.eviction.evictedCount
     _ = memory.eviction.makeRoom(for: 0, below: limit, in: store, policy: policy, now: now, memory)

@@ -48,8 +48,8 @@ struct AccessTracking: Sendable {
   /// The upper bits of an entry that is used now, or all of them.
   private let stamp: UInt32
   /// Redis's `lfu-log-factor` and `lfu-decay-time` in minutes.
-  private let logFactor: Int
-  private let decayMinutes: Int
+  private let logFactor: UInt32
+  private let decayMinutes: UInt32
 
   private static let initialFrequency: UInt32 = 5
   static let usesMask: UInt32 = 3
@@ -66,8 +66,8 @@ struct AccessTracking: Sendable {
       kind == .clock
       ? UInt32(truncatingIfNeeded: seconds) & 0xff_ffff
       : UInt32(truncatingIfNeeded: seconds / 60 & 0xffff) << 8
-    self.logFactor = logFactor
-    self.decayMinutes = decayMinutes
+    self.logFactor = UInt32(clamping: logFactor)
+    self.decayMinutes = UInt32(clamping: decayMinutes)
   }
 
   /// The bits of a new entry.
@@ -88,7 +88,7 @@ struct AccessTracking: Sendable {
     if counter == 255 { return stamp | 255 }
     // One in so many uses counts: the more, the more there were.
     let base = max(0, counter - Int(Self.initialFrequency))
-    let counts = FastRandom.next(below: UInt64(base * logFactor + 1)) == 0
+    let counts = FastRandom.next(below: UInt64(base * Int(logFactor) + 1)) == 0
     return stamp | UInt32(counter + (counts ? 1 : 0))
   }
 
@@ -96,7 +96,7 @@ struct AccessTracking: Sendable {
   func frequency(_ access: UInt32) -> Int {
     let counter = Int(access & 0xff)
     if decayMinutes == 0 { return counter }
-    return max(0, counter - minutesSince(access) / decayMinutes)
+    return max(0, counter - minutesSince(access) / Int(decayMinutes))
   }
 
   private func minutesSince(_ access: UInt32) -> Int {

@@ -71,16 +71,17 @@ struct Keyspace: ~Copyable {
     return position.entry
   }
 
-  /// The same, for who uses the value: that is noted in the entry.
+  /// The value of `key`, whose use is noted; nil when it is missing or has expired. O(1).
   @inline(__always)
   mutating func use(
     _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext
-  ) -> Entry? {
+  ) -> Value? {
     guard let entry = find(key, hash: hash, now: now, memory) else { return nil }
+    let value = entry.value
     let access = entry.access
     let used = memory.access.used(access)
     if used != access { entry.access = used }
-    return entry
+    return value
   }
 
   // MARK: Setting

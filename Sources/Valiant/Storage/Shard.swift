@@ -140,7 +140,7 @@ import Glibc
 
   /// See `Keyspace.use`.
   @inline(__always)
-  func use(_ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext) -> Entry? {
+  func use(_ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext) -> Value? {
     unsafe pointer.pointee.use(key, hash: hash, now: now, memory)
   }
 

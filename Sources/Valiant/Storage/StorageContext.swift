@@ -1,31 +1,65 @@
 /// What changing a keyspace needs from its store, and how uses of its entries are noted.
-struct StorageContext {
-  /// The hash of keys that move.
-  let hashing: SipHash
-  /// Where memory comes from.
-  let pool: BlockPool
-  /// How long the steps of upkeep take.
-  let steps: StepTimes
-  /// Who goes when there is no room left.
-  let eviction: Eviction
-  /// How a use of an entry is noted; changes with time and policy.
-  var access = AccessTracking()
-
-  init() {
-    self.init(hashing: .random())
+///
+/// One pointer, so that it is handed down in a register: passing its parts would cost a GET twenty
+/// instructions.
+///
+/// Invariant: `state` is initialised from `init` or `copy` to `end` or `free`. `access` is written
+/// by one thread, to which the copy belongs; the rest never changes.
+@safe struct StorageContext: Sendable {
+  private struct State {
+    let hashing: SipHash
+    let pool: BlockPool
+    let steps: StepTimes
+    let eviction: Eviction
+    var access: AccessTracking
   }
 
-  init(hashing: SipHash) {
-    self.hashing = hashing
-    pool = BlockPool()
-    steps = StepTimes()
-    eviction = Eviction()
+  // SAFETY: see the invariant.
+  nonisolated(unsafe) private let state: UnsafeMutablePointer<State>
+
+  init(hashing: SipHash = .random()) {
+    self.init(
+      State(
+        hashing: hashing, pool: BlockPool(), steps: StepTimes(), eviction: Eviction(),
+        access: AccessTracking()))
   }
 
-  /// Frees what all copies share. Nobody may use one any more.
+  private init(_ new: State) {
+    unsafe state = .allocate(capacity: 1)
+    unsafe state.initialize(to: new)
+  }
+
+  /// The same store with an `access` of its own, for who notes uses differently; ended by `free`.
+  func copy() -> StorageContext { unsafe StorageContext(state.pointee) }
+
+  /// Ends a copy.
+  func free() {
+    unsafe state.deinitialize(count: 1)
+    unsafe state.deallocate()
+  }
+
+  /// Frees what all copies share, too. Nobody may use one any more.
   func end() {
     pool.end()
     steps.free()
     eviction.free()
+    free()
+  }
+
+  /// The hash of keys that move.
+  @inline(__always)
+  var hashing: SipHash { unsafe state.pointee.hashing }
+  /// Where memory comes from.
+  @inline(__always)
+  var pool: BlockPool { unsafe state.pointee.pool }
+  /// How long the steps of upkeep take.
+  var steps: StepTimes { unsafe state.pointee.steps }
+  /// Who goes when there is no room left.
+  var eviction: Eviction { unsafe state.pointee.eviction }
+  /// How a use of an entry is noted; changes with time and policy.
+  @inline(__always)
+  var access: AccessTracking {
+    get { unsafe state.pointee.access }
+    nonmutating set { unsafe state.pointee.access = newValue }
   }
 }

@@ -59,7 +59,7 @@ import Synchronization
   public func get(_ key: [UInt8], database: Int = 0) -> [UInt8]? {
     var long: (bytes: Bytes, block: SharedBlock)?
     let short: [UInt8]? = withKey(key, database) { keyspace, key, hash in
-      guard let value = keyspace.use(key, hash: hash, now: .now, memory)?.value else { return nil }
+      guard let value = keyspace.use(key, hash: hash, now: .now, memory) else { return nil }
       guard case .long(let bytes, let block) = value else { return value.array }
       // Copied without the lock, as long as that takes.
       block.retain()

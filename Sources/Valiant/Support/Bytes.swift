@@ -36,11 +36,12 @@ import Glibc
   }
 
   /// The four bytes from `index` on, the first of them lowest.
+  ///
+  /// - Parameter index: 0...`count` - 4, which is not checked: whoever asks has had to look already.
   @inline(__always)
-  func word(at index: Int) -> UInt32 {
-    precondition(index >= 0 && index &+ 4 <= count, "index out of range")
-    // SAFETY: just checked.
-    return unsafe UInt32(
+  @unsafe func word(at index: Int) -> UInt32 {
+    // SAFETY: the caller says so.
+    unsafe UInt32(
       littleEndian: UnsafeRawPointer(base).loadUnaligned(fromByteOffset: index, as: UInt32.self))
   }
 

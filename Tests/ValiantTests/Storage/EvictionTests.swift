@@ -227,7 +227,8 @@ private final class LimitedStore {
     let store = Store()
     let limit = 4 << 20
     DispatchQueue.concurrentPerform(iterations: 4) { thread in
-      var memory = store.memory
+      let memory = store.memory.copy()
+      defer { memory.free() }
       memory.access = AccessTracking(.adaptive, now: Timestamp(milliseconds: 60_000_000))
       for number in 0..<20_000 {
         let now = Timestamp(milliseconds: 60_000_000)
