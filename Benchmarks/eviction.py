@@ -216,7 +216,7 @@ def limit(bench: Bench) -> list[Table]:
         table.note("outcome", "; ".join(dict.fromkeys(found)), dict(zip(SERVERS, found)))
         own = outcomes.get("valiant")
         table.judge("outcome", "as it should be", own and own.good)
-    add_engine(table, "eviction", engines)
+    add_engine(bench, table, "eviction", engines)
     return [table]
 
 

@@ -69,5 +69,5 @@ def expiry(bench: Bench) -> list[Table]:
     for index, (case, limit) in enumerate(cases.items()):
         table.add(case, *([all[index]] if all else [] for all in figures.values()), 2)
         table.goal("valiant", limit)
-    add_engine(table, "expiry", engines, ENGINE_GOAL_USEC)
+    add_engine(bench, table, "expiry", engines, ENGINE_GOAL_USEC)
     return [table]

@@ -1,17 +1,20 @@
 """How long a client waits: until the server is up, while it grows, and while it frees a lot."""
 
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from loads import BATCH, Fill, check_size, expires_at, text
-from probes import INTERVAL_USEC, Echo, Probe, percentile
-from servers import Bench, BenchError, Client, Server, progress
+from probes import COMPILER, INTERVAL_USEC, Echo, Probe, percentile
+from servers import Bench, BenchError, Client, Server, fields, progress
 from tables import SERVERS, Table
 
 GROWTH_GOAL = 1.5  # 99.9th percentile while growing / while overwriting
 ENGINE_GOAL_USEC = 200  # for the longest single step of growth, compaction or expiry
+STEPS_LIMIT = 120  # seconds for steps.c
 FREEING_GOAL_MS = 1  # beyond the longest latency of an idle server
 
 STARTS = 20
@@ -81,7 +84,7 @@ def growth(bench: Bench) -> list[Table]:
         ratio = case == cases[2]
         table.add(case, *(figures[name, case] for name in SERVERS), 2 if ratio else 0)
         table.goal("valiant", GROWTH_GOAL if ratio else None)
-    add_engine(table, "growth", engines, ENGINE_GOAL_USEC)
+    add_engine(bench, table, "growth", engines, ENGINE_GOAL_USEC)
     return [table]
 
 
@@ -96,15 +99,45 @@ def rounds_in_words(bench: Bench) -> str:
     return f", median of {' and '.join(rounds)} rounds"
 
 
-def add_engine(table: Table, kind: str, engines: list[dict], goal: float | None = None) -> None:
+def add_engine(
+    bench: Bench, table: Table, kind: str, engines: list[dict], goal: float | None = None
+) -> None:
     """Adds how long single steps of one kind of work beside the requests took, most of all.
 
-    It is Valiant's own record; `engines` are what Client.engine() returned, by round.
+    It is Valiant's own record; `engines` are what Client.engine() returned, by round. Beside it
+    stands what the machine itself makes of as many steps of pure arithmetic of the same length
+    (steps.c), on the server's CPU: if nothing can be quicker than that, the goal is not to be
+    slower.
     """
     steps = [engine[kind] for engine in engines if engine.get(kind, {}).get("count")]
-    for what, field in (("p99.9 of", "p999_usec"), ("longest of", "max_usec")):
-        table.add(f"{what} {kind} steps, µs (INFO engine)", [step[field] for step in steps], [], 0)
-        table.goal("valiant", goal if field == "max_usec" else None)
+    machine = [steady_steps(bench, step) for step in steps]
+    fields = (("p99.9 of", "p999_usec"), ("longest of", "max_usec"), ("over 200 µs of", "slow"))
+    for what, field in fields:
+        unit = "" if field == "slow" else ", µs"
+        case = f"{what} {kind} steps{unit} (INFO engine)"
+        table.add(case, [step[field] for step in steps], [], 0)
+        if not steps:
+            continue
+        own = [step[field] for step in machine]
+        table.note("machine itself", f"{statistics.median(own):,.0f}", own)
+        if goal and field == "max_usec":
+            value, limit = table.shown("valiant"), max(goal, max(own))
+            table.judge("valiant", f"≤ {goal:g}, or the machine's own", value <= limit)
+
+
+def steady_steps(bench: Bench, step: dict[str, float]) -> dict[str, float]:
+    """What steps.c records of as many steps as `step` tells of, with the same mean length."""
+    program = bench.directory / "steps"
+    if not program.exists():
+        source = Path(__file__).with_name("steps.c")
+        subprocess.run([COMPILER, "-O2", "-o", program, source], check=True, capture_output=True)
+    mean = max(1, round(step["total_usec"] * 1e3 / step["count"]))
+    output = bench.directory / "steps.out"
+    with open(output, "wb") as results:
+        command = [str(program), str(round(step["count"])), str(mean)]
+        process = bench.processes.start(command, bench.server_cpu, stdout=results)
+        bench.processes.wait(process, STEPS_LIMIT)
+    return fields(output.read_text().strip())
 
 
 class Event(NamedTuple):
@@ -152,7 +185,7 @@ def freeing(bench: Bench) -> list[Table]:
         value, limit = table.shown("valiant"), f"≤ idle + {FREEING_GOAL_MS}"
         met = value - statistics.median(idle[0]) <= FREEING_GOAL_MS if idle[0] else None
         table.judge("valiant", limit, met)
-    add_engine(table, "expiry", engines, ENGINE_GOAL_USEC)
+    add_engine(bench, table, "expiry", engines, ENGINE_GOAL_USEC)
     return [table]
 
 

@@ -205,7 +205,7 @@ def giveback(bench: Bench) -> list[Table]:
     for case in cases:
         table.add(case, *(ratios[name][case] for name in SERVERS), 2)
         table.goal("valiant", GIVEBACK_GOAL if case == cases[-1] else None)
-    add_engine(table, "compaction", engines, ENGINE_GOAL_USEC)
+    add_engine(bench, table, "compaction", engines, ENGINE_GOAL_USEC)
     return [table]
 
 

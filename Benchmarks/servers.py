@@ -59,6 +59,19 @@ class Processes:
             process.wait()
         self.running.remove(process)
 
+    def wait(self, process: subprocess.Popen, limit: float) -> None:
+        """Waits for a process that ends by itself, with status 0 and within `limit` seconds."""
+        try:
+            if status := process.wait(limit):
+                raise BenchError(f"{process.args[0]} ended with status {status}")
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{process.args[0]} took more than {limit:g} s") from None
+        finally:
+            if process.poll() is None:
+                self.end(process)
+            else:
+                self.running.remove(process)
+
     def end_all(self) -> None:
         for process in list(self.running):
             self.end(process)

@@ -2,6 +2,8 @@
 #define VALIANT_CLIBUV_SHIM_H
 
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <uv.h>
 
 /* Two machine instructions that Swift cannot say. */
@@ -23,6 +25,23 @@ extern int accept4(int, struct sockaddr *, socklen_t *, int);
 
 static inline int valiant_accept(int listening) {
   return accept4(listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+/* recv, send and sendmsg without being points where a thread can be cancelled: announcing that to
+   the C library takes two locked instructions a call, and nobody cancels our threads. */
+
+extern long syscall(long, ...);
+
+static inline ssize_t valiant_receive(int socket, void *buffer, size_t bytes) {
+  return syscall(SYS_recvfrom, socket, buffer, bytes, 0, NULL, NULL);
+}
+
+static inline ssize_t valiant_send(int socket, const void *bytes, size_t count) {
+  return syscall(SYS_sendto, socket, bytes, count, MSG_NOSIGNAL, NULL, 0);
+}
+
+static inline ssize_t valiant_send_message(int socket, const struct msghdr *message) {
+  return syscall(SYS_sendmsg, socket, message, MSG_NOSIGNAL);
 }
 
 /* mremap takes a varying number of arguments, which an importer cannot call. */

@@ -109,13 +109,13 @@
     let bytes = request[value]
     if bytes.count > LongValue.shortMax, let long = takeLongValue(value) {
       let isSet = key.keyspace.set(
-        key.bytes, hash: key.hash, to: long, deadline: deadline, memory)
+        key.bytes, hash: key.hash, to: long, deadline: deadline, now: now, memory)
       if !isSet { throw .outOfMemory }
       return
     }
-    guard key.keyspace.set(key.bytes, hash: key.hash, to: bytes, deadline: deadline, memory) else {
-      throw .outOfMemory
-    }
+    let isSet = key.keyspace.set(
+      key.bytes, hash: key.hash, to: bytes, deadline: deadline, now: now, memory)
+    if !isSet { throw .outOfMemory }
   }
 
   /// Removes the key that argument `index` names; false when it was not there.
@@ -146,9 +146,9 @@
     }
   }
 
-  /// Takes over what the settings say about eviction.
+  /// Takes over what the settings say about memory and eviction.
   @inline(never)
-  private mutating func renewAccess() {
+  mutating func renewAccess() {
     let settings = worker.settings
     settingsGeneration = worker.settingsGeneration
     accessMilliseconds = now.milliseconds / 1000 * 1000

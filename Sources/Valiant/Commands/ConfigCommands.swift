@@ -82,6 +82,7 @@ enum ConfigCommands: CommandFamily {
     if let failure { throw failure }
     // The other loops hear of it in their next turn; what follows here counts on it now.
     context.worker.apply(context.server.settings)
+    context.renewAccess()
     context.reply.ok()
   }
 

@@ -38,7 +38,7 @@
   /// Output of one read event after which others get their turn.
   private static let outputPerTurnBytes = 512 * 1024
   /// Time after which others get their turn.
-  private static let turnNanoseconds = 1_000_000
+  private static let turnNanoseconds = 150_000
   /// Unsent output above which a client's requests wait.
   private static let pauseBytes = 1 << 20
   /// Memory that the output buffer keeps between events.

@@ -124,7 +124,8 @@ struct Information {
         "\(kind)",
         "count=\(summary.count),p99_usec=\(microseconds(summary.p99Nanoseconds)),"
           + "p999_usec=\(microseconds(summary.p999Nanoseconds)),"
-          + "max_usec=\(microseconds(summary.maxNanoseconds))"
+          + "max_usec=\(microseconds(summary.maxNanoseconds)),"
+          + "total_usec=\(microseconds(summary.totalNanoseconds)),slow=\(summary.slowCount)"
       )
     }
   }

@@ -402,7 +402,8 @@ import Glibc
     unsafe state.pointee.isPaused = true
   }
 
-  /// Lets other connections go first; processing goes on in the loop's next turn.
+  /// Lets other connections go first; processing goes on when the loop has handled the events that
+  /// are there in its next turn.
   ///
   /// Called within `onRead`; bytes it does not report as used come again then.
   func yield() {
@@ -410,21 +411,30 @@ import Glibc
     unsafe state.pointee.isYielded = true
     let loop = unsafe state.pointee.loop
     unsafe loop.pointee.yielded.append(self)
-    // An active idle handle keeps the loop from waiting for events.
+    // Between the one and the other the loop deals with what has arrived meanwhile.
     unsafe uv_idle_start(loop.pointee.yieldIdle) { idle in
-      unsafe Connection.resumeYielded(stateOf(idle.unsafelyUnwrapped.pointee.loop))
+      let loop = unsafe stateOf(idle.unsafelyUnwrapped.pointee.loop)
+      unsafe loop.pointee.resuming = loop.pointee.yielded
+      unsafe loop.pointee.yielded = []
+    }
+    unsafe uv_check_start(loop.pointee.yieldCheck) { check in
+      unsafe Connection.resumeYielded(stateOf(check.unsafelyUnwrapped.pointee.loop))
     }
   }
 
   private func takeBackYield() {
     unsafe state.pointee.isYielded = false
     unsafe state.pointee.loop.pointee.yielded.removeAll { unsafe $0.base == base }
+    unsafe state.pointee.loop.pointee.resuming.removeAll { unsafe $0.base == base }
   }
 
   private static func resumeYielded(_ loop: UnsafeMutablePointer<EventLoop.State>) {
-    let connections = unsafe loop.pointee.yielded
-    unsafe loop.pointee.yielded = []
-    unsafe uv_idle_stop(loop.pointee.yieldIdle)
+    let connections = unsafe loop.pointee.resuming
+    unsafe loop.pointee.resuming = []
+    if unsafe loop.pointee.yielded.isEmpty {
+      unsafe uv_idle_stop(loop.pointee.yieldIdle)
+      unsafe uv_check_stop(loop.pointee.yieldCheck)
+    }
     for connection in connections {
       unsafe connection.state.pointee.isYielded = false
       if unsafe !connection.state.pointee.isPaused { connection.processInput() }

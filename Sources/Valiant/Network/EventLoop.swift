@@ -34,9 +34,12 @@ import Glibc
     var connectionCount = 0
     /// Connections that are only waiting for their peer to close.
     var lingeringCount = 0
-    /// Connections that gave way to others and go on in the next turn.
+    /// Connections that gave way to others, and those of them that go on in this turn.
     var yielded: [Connection] = []
+    var resuming: [Connection] = []
+    /// Called before the loop looks for events, which it does not wait for then, and behind them.
     var yieldIdle: UnsafeMutablePointer<uv_idle_t>
+    var yieldCheck: UnsafeMutablePointer<uv_check_t>
     var bytesRead = 0
     var bytesWritten = 0
   }
@@ -61,15 +64,17 @@ import Glibc
     unsafe pointer = loop
     unsafe state = .allocate(capacity: 1)
     let idle = UnsafeMutablePointer<uv_idle_t>.allocate(capacity: 1)
+    let check = UnsafeMutablePointer<uv_check_t>.allocate(capacity: 1)
     unsafe state.initialize(
       to: State(
         handlers: Handlers(
           onRead: { _, bytes in bytes.count }, onWrite: { _ in }, onClose: { _ in }),
         readBuffer: .allocate(capacity: Self.readBufferBytes),
-        yieldIdle: idle))
+        yieldIdle: idle, yieldCheck: check))
     unsafe pointer.pointee.data = UnsafeMutableRawPointer(state)
 
     unsafe uv_idle_init(pointer, idle)
+    unsafe uv_check_init(pointer, check)
 
     let wakeup = Wakeup(on: self) { [unowned self] in self.mailbox?.drain() }
     mailbox = Mailbox { wakeup.send() }
@@ -79,6 +84,7 @@ import Glibc
   deinit {
     unsafe state.pointee.readBuffer.deallocate()
     unsafe state.pointee.yieldIdle.deallocate()
+    unsafe state.pointee.yieldCheck.deallocate()
     unsafe state.deinitialize(count: 1)
     unsafe state.deallocate()
     unsafe pointer.deallocate()
@@ -161,6 +167,8 @@ import Glibc
     wakeup?.close()
     let idle = unsafe state.pointee.yieldIdle
     unsafe uv_close(UnsafeMutableRawPointer(idle).assumingMemoryBound(to: uv_handle_t.self), nil)
+    let check = unsafe state.pointee.yieldCheck
+    unsafe uv_close(UnsafeMutableRawPointer(check).assumingMemoryBound(to: uv_handle_t.self), nil)
   }
 
 }

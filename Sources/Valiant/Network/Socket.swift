@@ -313,7 +313,7 @@ enum Socket {
   @unsafe static func receive(
     _ descriptor: Int32, into buffer: UnsafeMutablePointer<UInt8>, _ capacity: Int
   ) -> Int {
-    let count = unsafe recv(descriptor, buffer, capacity, 0)
+    let count = unsafe valiant_receive(descriptor, buffer, capacity)
     return count >= 0 ? count : -Int(errno)
   }
 
@@ -322,7 +322,7 @@ enum Socket {
   /// - Returns: How many, or the negative error number.
   @inline(__always)
   static func send(_ descriptor: Int32, _ bytes: Bytes) -> Int {
-    let count = unsafe Glibc.send(descriptor, bytes.pointer, bytes.count, Int32(MSG_NOSIGNAL))
+    let count = unsafe valiant_send(descriptor, bytes.pointer, bytes.count)
     return count >= 0 ? count : -Int(errno)
   }
 
@@ -341,7 +341,7 @@ enum Socket {
       unsafe message.msg_iov = UnsafeMutableRawPointer(vectors)
         .assumingMemoryBound(to: iovec.self)
       unsafe message.msg_iovlen = pieces.count
-      let count = unsafe sendmsg(descriptor, &message, Int32(MSG_NOSIGNAL))
+      let count = unsafe valiant_send_message(descriptor, &message)
       return count >= 0 ? count : -Int(errno)
     }
   }

@@ -20,6 +20,10 @@ final class Worker: @unchecked Sendable {
   private var signals: [Signal] = []
   private var sweep: ExpirySweep
   private var isSweeping = false
+  /// Sweeps more often than `tick` as long as that finds keys to remove.
+  private var sweepTimer: Timer?
+  private var removedAtSweep = 0
+  private var fruitlessSweeps = 0
   private var consolidation: Consolidation
   private var isConsolidating = false
   private var isEvicting = false
@@ -226,7 +230,7 @@ final class Worker: @unchecked Sendable {
       closeSilentClients()
       if index == 0 { server.sampleRates() }
     }
-    if !isSweeping { sweepExpired(shardsLeft: sweep.shardCount) }
+    beginSweep()
     if index == 0 {
       if !isEvicting { evictExcess() }
       limitHeld()
@@ -274,6 +278,31 @@ final class Worker: @unchecked Sendable {
     )
     connection.close()
   }
+
+  /// Removes expired keys. While keys expire this is done two hundred times a second: those that lie for
+  /// that long are few.
+  private func beginSweep() {
+    if isSweeping || isDraining { return }
+    if sweep.removedCount > removedAtSweep {
+      fruitlessSweeps = 0
+      if sweepTimer == nil {
+        sweepTimer = Timer(on: loop, every: Self.sweepMilliseconds) { [unowned self] in
+          self.beginSweep()
+        }
+      }
+    } else if let timer = sweepTimer {
+      fruitlessSweeps += 1
+      if fruitlessSweeps >= Self.fruitlessSweepsMax {
+        timer.close()
+        sweepTimer = nil
+      }
+    }
+    removedAtSweep = sweep.removedCount
+    sweepExpired(shardsLeft: sweep.shardCount)
+  }
+
+  private static let sweepMilliseconds = 5
+  private static let fruitlessSweepsMax = 200
 
   /// Removes expired keys in slices, between which the loop serves its clients.
   ///
@@ -372,6 +401,8 @@ final class Worker: @unchecked Sendable {
     publishTraffic()
     for timer in timers { timer.close() }
     timers = []
+    sweepTimer?.close()
+    sweepTimer = nil
     for signal in signals { signal.close() }
     signals = []
     closeListeners()

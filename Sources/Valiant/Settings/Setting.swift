@@ -42,7 +42,10 @@ struct Setting: Sendable {
     case words(any Property<[String]>)
     case logLevel(any Property<LogLevel>)
     case outputLimit(any Property<Settings.OutputLimit>)
+    /// A number of bytes, or a part of something, which is known as a number of bytes.
     case memoryLimit(any Property<Settings.MemoryLimit>)
+    /// The same, a part of `maxmemory`.
+    case memoryShare(any Property<Settings.MemoryLimit>)
     case evictionPolicy(any Property<EvictionPolicy>)
     /// What this version can only do in one way; said where clients of Redis ask for it.
     case fixed(String)
@@ -106,7 +109,7 @@ struct Setting: Sendable {
       "maxmemory-policy", .evictionPolicy(\.evictionPolicy), change: .anyTime,
       summary: "What goes at maxmemory; for a cache `allkeys-adaptive` is the best choice."),
     Setting(
-      "maxmemory-clients", .memoryLimit(\.maxMemoryClients), change: .anyTime,
+      "maxmemory-clients", .memoryShare(\.maxMemoryClients), change: .anyTime,
       summary:
         "Most memory for the input and output of all clients; `NN%` is a part of maxmemory; clients with most are closed above it; 0 for no limit."
     ),
@@ -148,7 +151,7 @@ struct Setting: Sendable {
     case .words: "words"
     case .logLevel: "one of \(LogLevel.allCases.map(\.name).joined(separator: ", "))"
     case .outputLimit: "CLASS HARD SOFT SECONDS"
-    case .memoryLimit:
+    case .memoryLimit, .memoryShare:
       "bytes, with k, kb, m, mb, g or gb behind them, or a part from 1% to 100%"
     case .evictionPolicy:
       "one of \(EvictionPolicy.allCases.map(\.rawValue).joined(separator: ", "))"
@@ -172,7 +175,9 @@ struct Setting: Sendable {
     case .words(let property): settings[keyPath: property].joined(separator: " ")
     case .logLevel(let property): settings[keyPath: property].name
     case .outputLimit(let property): Self.text(settings[keyPath: property])
-    case .memoryLimit(let property):
+    // Tools compute with it.
+    case .memoryLimit(let property): String(settings[keyPath: property].bytes)
+    case .memoryShare(let property):
       settings[keyPath: property].percent.map { "\($0)%" }
         ?? String(settings[keyPath: property].bytes)
     case .evictionPolicy(let property): settings[keyPath: property].rawValue
@@ -221,7 +226,7 @@ struct Setting: Sendable {
       settings[keyPath: property] = level
     case .outputLimit(let property):
       settings[keyPath: property] = try Self.outputLimit(text, settings[keyPath: property])
-    case .memoryLimit(let property):
+    case .memoryLimit(let property), .memoryShare(let property):
       settings[keyPath: property] = try Self.memoryLimit(text)
     case .evictionPolicy(let property):
       guard let policy = EvictionPolicy(rawValue: text.lowercased()) else {

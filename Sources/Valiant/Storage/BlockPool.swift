@@ -7,7 +7,7 @@ import Synchronization
 ///     page     64 KiB                          blocks of one size, or free
 ///     header   of a region                     16 bytes for each page
 ///
-/// Sizes are powers of two from 64 bytes to 64 KiB, and up to 4 KiB also three in between. Free
+/// Sizes are powers of two from 64 bytes to 64 KiB, and up to 16 KiB also three in between. Free
 /// blocks of a page are chained through their first two bytes. Pages of which no block is in use
 /// are kept for the next size that wants one, as many as 1/256 of the pages in use and half a
 /// megabyte; those beyond go back to the system at once. Larger blocks are mapped each for itself, and
@@ -36,9 +36,9 @@ import Synchronization
   private static let pagesInRegion = 1 << 10
   private static let regionBytes = pageBytes * pagesInRegion
   private static let smallestBytes = 64
-  /// Above this there are powers of two only: a page is no multiple of what lies between.
-  private static let quarterStepsMax = 4096
-  private static let quarterSizes = 25
+  /// Above this there are powers of two only: what lies between would waste too much of a page.
+  private static let quarterStepsMax = 16 * 1024
+  private static let quarterSizes = 33
   private static let none: UInt32 = 0
   private static let noBlock: UInt16 = 0xffff
   private static let keptPagesMin = 8
@@ -61,8 +61,8 @@ import Synchronization
     /// Addresses of all regions. A page's number is region << 10 | page; 0 is a header: no page.
     var regions: [UInt] = []
     /// For each size, the first page with both used and free blocks; two lists, see the invariants.
-    var partial: InlineArray<29, UInt32> = .init(repeating: none)
-    var sparse: InlineArray<29, UInt32> = .init(repeating: none)
+    var partial: InlineArray<35, UInt32> = .init(repeating: none)
+    var sparse: InlineArray<35, UInt32> = .init(repeating: none)
     /// Free pages whose memory is still there, and those without memory.
     var warm = none
     var warmCount = 0
@@ -137,7 +137,7 @@ import Synchronization
 
   /// The number of the size that has room for `bytes`, 1...65,536.
   ///
-  /// Four sizes a doubling: 64, 80, 96, 112, 128, 160 and so on; from 4 KiB on one.
+  /// Four sizes a doubling: 64, 80, 96, 112, 128, 160 and so on; from 16 KiB on one.
   private static func sizeIndex(_ bytes: Int) -> Int {
     let last = max(bytes, smallestBytes) - 1
     // 5 for up to 64 bytes, 6 for 65 to 128.
@@ -332,7 +332,7 @@ import Synchronization
   }
 
   private static let fragmentedBytesMin = 2 << 20
-  private static let fragmentedShare = 16
+  private static let fragmentedShare = 32
 
   /// A block in a fuller page for the content of `block`, if that lies in a sparse one.
   ///

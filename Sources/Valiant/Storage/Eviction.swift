@@ -126,6 +126,8 @@ import Synchronization
   /// some bytes.
   private static let toleratedShare = 32
   private static let toleratedBytes = 1 << 20
+  /// What a round of compaction has to win for another one: a part of the limit.
+  private static let worthwhileShare = 256
   /// How long it is remembered that there was nothing to win.
   private static let restMilliseconds = 10
 
@@ -174,23 +176,27 @@ import Synchronization
     return reclaim(bytes, limit, store, memory, now)
   }
 
-  /// Compacts what is dead, shard by shard, until `bytes` fit.
+  /// Compacts what is dead, shard by shard, until `bytes` fit, or until a round over all shards has
+  /// won hardly anything: moving entries leaves new gaps at the ends of chunks.
   private func reclaim(
     _ bytes: Int, _ limit: Int, _ store: Store, _ memory: StorageContext, _ now: Timestamp
   ) -> Room {
     let pool = memory.pool
-    var fruitless = 0
-    while fruitless < Store.shardCount {
-      let before = pool.usedBytes
-      let shard = store.shard(nextShardIndex())
-      shard.withLock {
-        for database in 0..<Store.databaseCount {
-          guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
-          keyspace.reclaim(memory)
+    var before = Int.max
+    while before - pool.usedBytes > limit / Self.worthwhileShare {
+      before = pool.usedBytes
+      for _ in 0..<Store.shardCount {
+        let shard = store.shard(nextShardIndex())
+        shard.withLock {
+          for database in 0..<Store.databaseCount {
+            guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else {
+              continue
+            }
+            keyspace.reclaim(memory)
+          }
         }
+        if pool.usedBytes + bytes <= limit { return .made }
       }
-      if pool.usedBytes + bytes <= limit { return .made }
-      fruitless = pool.usedBytes < before ? 0 : fruitless + 1
     }
     let until = now.milliseconds + Self.restMilliseconds
     unsafe state.pointee.restsUntil.store(until, ordering: .relaxed)
@@ -237,6 +243,8 @@ import Synchronization
       for database in 0..<Store.databaseCount {
         guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
         let gone = keyspace.evict(policy, expert: expert, now: now, memory)
+        // What goes leaves pages half empty, which are the system's loss, too.
+        if memory.pool.isFragmented { _ = keyspace.consolidate(memory) }
         evicted += gone.evicted
         expired += gone.expired
       }

@@ -580,9 +580,16 @@
     var earliestDeadline: UInt64
   }
 
-  /// Removes the expired entries of the segment at `cursor`, if it can have any.
-  ///
-  /// O(1) when the segment's earliest deadline has not come, else O(340).
+  /// The segment at `cursor` if it can have no expired entry; nil if it can. O(1).
+  func lookIfNotDue(at cursor: UInt64, now: Timestamp) -> Look? {
+    guard let (segment, nextCursor) = segment(at: cursor) else {
+      return Look(next: 0, earliestDeadline: Segment.noDeadline)
+    }
+    if segment.earliestDeadline < Self.clamped(now) { return nil }
+    return Look(next: nextCursor, earliestDeadline: segment.earliestDeadline)
+  }
+
+  /// Removes the expired entries of the segment at `cursor`. O(340).
   ///
   /// - Parameters:
   ///   - cursor: 0 to begin; afterwards what the last call returned.
@@ -593,9 +600,6 @@
   ) -> Look {
     guard let (segment, nextCursor) = segment(at: cursor) else {
       return Look(next: 0, earliestDeadline: Segment.noDeadline)
-    }
-    if segment.earliestDeadline >= Self.clamped(now) {
-      return Look(next: nextCursor, earliestDeadline: segment.earliestDeadline)
     }
     var earliest = Segment.noDeadline
     var index: UInt64 = 0

@@ -92,11 +92,11 @@ struct Keyspace: ~Copyable {
   /// - Returns: False when there was no memory, and nothing has changed.
   @inline(__always)
   mutating func set(
-    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?,
+    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?, now: Timestamp,
     _ memory: StorageContext
   ) -> Bool {
     if value.count > LongValue.shortMax {
-      return setByCopying(key, hash: hash, to: value, deadline: deadline, memory)
+      return setByCopying(key, hash: hash, to: value, deadline: deadline, now: now, memory)
     }
     let content = Entry.Content(key: key, value: value, deadline: deadline)
     guard let position = table.find(key, hash: hash, in: arena.chunks) else {
@@ -104,6 +104,7 @@ struct Keyspace: ~Copyable {
     }
     let old = position.entry
     let hadDeadline = old.hasDeadline
+    let wasExpired = hadDeadline && old.isExpired(at: now)
     let oldSize = old.livingSize
     // A long value may be on its way to a client.
     if content.size == oldSize, !old.isLong {
@@ -111,9 +112,16 @@ struct Keyspace: ~Copyable {
     } else if !replace(position, oldSize, with: content, memory) {
       return false
     }
-    if hadDeadline { expiringCount &-= 1 }
+    if hadDeadline { forgetDeadline(wasExpired: wasExpired) }
     if let deadline { noteDeadline(deadline, hash: hash) }
     return true
+  }
+
+  /// Counts a deadline off that is replaced together with its value.
+  @inline(never)
+  private mutating func forgetDeadline(wasExpired: Bool) {
+    expiringCount -= 1
+    if wasExpired { expiredCount += 1 }
   }
 
   /// Sets `key` to a long value, whose block becomes the store's without being copied. O(1).
@@ -123,13 +131,13 @@ struct Keyspace: ~Copyable {
   ///
   /// - Returns: False when there was no memory, and nothing has changed.
   mutating func set(
-    _ key: Bytes, hash: UInt64, to value: LongValue, deadline: Timestamp?,
+    _ key: Bytes, hash: UInt64, to value: LongValue, deadline: Timestamp?, now: Timestamp,
     _ memory: StorageContext
   ) -> Bool {
     let content = Entry.Content(key: key, long: value, deadline: deadline)
     guard content.fits(before: value) else {
       defer { value.block.release() }
-      return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, memory)
+      return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, now: now, memory)
     }
     let position = table.find(key, hash: hash, in: arena.chunks)
     let access = position.map { memory.access.used($0.entry.access) } ?? memory.access.initial
@@ -138,7 +146,9 @@ struct Keyspace: ~Copyable {
       return false
     }
     guard let position else { return add(new, hash: hash, deadline: deadline, memory) }
-    if position.entry.hasDeadline { expiringCount &-= 1 }
+    if position.entry.hasDeadline {
+      forgetDeadline(wasExpired: position.entry.isExpired(at: now))
+    }
     let old = position.reference
     position.replace(with: new)
     arena.remove(old, memory.pool)
@@ -149,12 +159,13 @@ struct Keyspace: ~Copyable {
 
   @inline(never)
   private mutating func setByCopying(
-    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?, _ memory: StorageContext
+    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?, now: Timestamp,
+    _ memory: StorageContext
   ) -> Bool {
     guard let copy = LongValue(copying: value, keyCount: key.count, memory.pool) else {
       return false
     }
-    return set(key, hash: hash, to: copy, deadline: deadline, memory)
+    return set(key, hash: hash, to: copy, deadline: deadline, now: now, memory)
   }
 
   @inline(never)
@@ -224,24 +235,25 @@ struct Keyspace: ~Copyable {
   ) -> Bool? {
     guard let entry = find(key, hash: hash, now: now, memory) else { return false }
     if entry.isLong {
-      return setDeadline(deadline, ofLong: key, hash: hash, memory) ? true : nil
+      return setDeadline(deadline, ofLong: key, hash: hash, now: now, memory) ? true : nil
     }
     // The header changes its size, so the entry is written anew.
     let isSet = entry.value.array.withBytes { value in
-      set(key, hash: hash, to: value, deadline: deadline, memory)
+      set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
     }
     return isSet ? true : nil
   }
 
   /// The same for a long value, which stays where it is while its header changes.
   private mutating func setDeadline(
-    _ deadline: Timestamp?, ofLong key: Bytes, hash: UInt64, _ memory: StorageContext
+    _ deadline: Timestamp?, ofLong key: Bytes, hash: UInt64, now: Timestamp,
+    _ memory: StorageContext
   ) -> Bool {
     guard let position = table.find(key, hash: hash, in: arena.chunks) else { return false }
     let value = position.entry.longValue
     let content = Entry.Content(key: key, long: value, deadline: deadline)
     guard content.fits(before: value) else {
-      return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, memory)
+      return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, now: now, memory)
     }
     if position.entry.hasDeadline { expiringCount -= 1 }
     arena.rewrite(position.reference, content, value, access: position.entry.access)
@@ -363,9 +375,11 @@ struct Keyspace: ~Copyable {
     isDue(at: now) && (sweepCursor != 0 || now >= restsUntil)
   }
 
+  /// Segments with nothing to do that one visit passes over at most.
+  private static let passedSegmentsMax = 64
   private static let restMillisecondsMax = 300
   /// Of a thousand keys so many may lie.
-  private static let lyingShare = 3
+  private static let lyingShare = 4
 
   private mutating func endSweep(_ now: Timestamp) {
     earliestDeadline = min(earliestDeadline, sweptEarliest)
@@ -379,27 +393,33 @@ struct Keyspace: ~Copyable {
     restsUntil = Timestamp(milliseconds: now.milliseconds + min(rest, Self.restMillisecondsMax))
   }
 
-  /// Goes on with the walk for expired keys by one segment of the table, or begins one.
+  /// Goes on with the walk for expired keys to the next segment that can have some, or begins one.
   ///
   /// The caller bounds how long the lock is held by the number of calls: one looks at no more than
-  /// 340 slots, and at none when the segment's earliest deadline is still to come.
+  /// 340 slots, and passes over a few dozen segments whose earliest deadline is still to come.
   ///
   /// - Returns: Entries removed, and whether the walk has ended.
   mutating func sweepSegment(
     now: Timestamp, _ memory: StorageContext
   ) -> (removed: Int, isAtEnd: Bool) {
     guard isDue(at: now) else { return (0, true) }
-    return memory.steps.measure(.expiry) { sweepDueSegment(now: now, memory) }
-  }
-
-  private mutating func sweepDueSegment(
-    now: Timestamp, _ memory: StorageContext
-  ) -> (removed: Int, isAtEnd: Bool) {
     if sweepCursor == 0 {
       sweptEarliest = Self.never
       // From now on only of what is set behind the walk's back.
       earliestDeadline = Self.never
     }
+    for _ in 0..<Self.passedSegmentsMax {
+      guard let look = table.lookIfNotDue(at: sweepCursor, now: now) else {
+        return memory.steps.measure(.expiry) { sweepDueSegment(now: now, memory) }
+      }
+      if didSweep(look, now) { return (0, true) }
+    }
+    return (0, false)
+  }
+
+  private mutating func sweepDueSegment(
+    now: Timestamp, _ memory: StorageContext
+  ) -> (removed: Int, isAtEnd: Bool) {
     let chunks = arena.chunks
     // Entries die after the table has let go of them all: the arena may free their chunks.
     var dead: [EntryReference] = []
@@ -410,19 +430,22 @@ struct Keyspace: ~Copyable {
     for reference in dead { arena.remove(reference, memory.pool) }
     expiringCount -= removed
     expiredCount += removed
-    sweptEarliest = min(sweptEarliest, look.earliestDeadline)
-    sweepCursor = look.next
     sweptCount += removed
-    if sweepCursor == 0 { endSweep(now) }
+    let isAtEnd = didSweep(look, now)
     freeIfEmpty(memory)
     compact(memory)
-    return (removed, sweepCursor == 0)
+    return (removed, isAtEnd)
+  }
+
+  /// - Returns: Whether the walk has ended.
+  private mutating func didSweep(_ look: HashTable.Look, _ now: Timestamp) -> Bool {
+    sweptEarliest = min(sweptEarliest, look.earliestDeadline)
+    sweepCursor = look.next
+    if sweepCursor == 0 { endSweep(now) }
+    return sweepCursor == 0
   }
 
   // MARK: Eviction
-
-  /// Segments that one visit passes over at most.
-  private static let passedSegmentsMax = 64
 
   /// Takes a step of compaction, for memory is short: whatever is dead is worth it.
   mutating func reclaim(_ memory: StorageContext) {

@@ -147,18 +147,18 @@ import Glibc
   /// See `Keyspace.set`.
   @inline(__always)
   func set(
-    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?,
+    _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?, now: Timestamp,
     _ memory: StorageContext
   ) -> Bool {
-    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, memory)
+    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
   }
 
   /// See `Keyspace.set`.
   func set(
-    _ key: Bytes, hash: UInt64, to value: LongValue, deadline: Timestamp?,
+    _ key: Bytes, hash: UInt64, to value: LongValue, deadline: Timestamp?, now: Timestamp,
     _ memory: StorageContext
   ) -> Bool {
-    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, memory)
+    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
   }
 
   /// See `Keyspace.remove`.

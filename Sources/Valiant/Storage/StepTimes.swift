@@ -19,8 +19,13 @@ import Synchronization
   nonisolated(unsafe) private let counters: UnsafeMutablePointer<Atomic<Int>>
 
   private static let bucketCount = 160
-  /// Behind the buckets: the longest time.
-  private static let stride = bucketCount + 1
+  /// Behind the buckets: the longest time, the sum of all, and how many were slow.
+  private static let longest = bucketCount
+  private static let sum = bucketCount + 1
+  private static let slow = bucketCount + 2
+  private static let stride = bucketCount + 3
+  /// No step should take longer.
+  private static let slowNanoseconds = 200_000
 
   init() {
     let count = Kind.allCases.count * Self.stride
@@ -44,7 +49,11 @@ import Synchronization
   private func record(_ kind: Kind, nanoseconds: Int) {
     let first = unsafe counters + kind.rawValue * Self.stride
     unsafe first[Self.bucket(nanoseconds)].wrappingAdd(1, ordering: .relaxed)
-    unsafe first[Self.bucketCount].max(nanoseconds, ordering: .relaxed)
+    unsafe first[Self.longest].max(nanoseconds, ordering: .relaxed)
+    unsafe first[Self.sum].wrappingAdd(nanoseconds, ordering: .relaxed)
+    if nanoseconds > Self.slowNanoseconds {
+      unsafe first[Self.slow].wrappingAdd(1, ordering: .relaxed)
+    }
   }
 
   private static func bucket(_ nanoseconds: Int) -> Int {
@@ -61,13 +70,17 @@ import Synchronization
     var p99Nanoseconds = 0
     var p999Nanoseconds = 0
     var maxNanoseconds = 0
+    /// Of all steps together.
+    var totalNanoseconds = 0
+    /// Steps of more than 200 microseconds.
+    var slowCount = 0
   }
 
   /// What was recorded of `kind` since the beginning or the last `reset`.
   func summary(_ kind: Kind) -> Summary {
     let first = unsafe counters + kind.rawValue * Self.stride
     let buckets = (0..<Self.bucketCount).map { unsafe first[$0].load(ordering: .relaxed) }
-    let longest = unsafe first[Self.bucketCount].load(ordering: .relaxed)
+    let longest = unsafe first[Self.longest].load(ordering: .relaxed)
     let count = buckets.reduce(0, +)
     func quantile(_ share: Double) -> Int {
       var left = Int(Double(count) * (1 - share))
@@ -79,7 +92,9 @@ import Synchronization
     }
     return Summary(
       count: count, p99Nanoseconds: quantile(0.99), p999Nanoseconds: quantile(0.999),
-      maxNanoseconds: longest)
+      maxNanoseconds: longest,
+      totalNanoseconds: unsafe first[Self.sum].load(ordering: .relaxed),
+      slowCount: unsafe first[Self.slow].load(ordering: .relaxed))
   }
 
   /// Forgets everything.

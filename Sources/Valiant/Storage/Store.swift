@@ -89,14 +89,16 @@ import Synchronization
     }
     if value.count <= LongValue.shortMax {
       return withKey(key, database) { keyspace, key, hash in
-        value.withBytes { keyspace.set(key, hash: hash, to: $0, deadline: deadline, memory) }
+        value.withBytes {
+          keyspace.set(key, hash: hash, to: $0, deadline: deadline, now: .now, memory)
+        }
       }
     }
     // Copied before the lock is taken.
     let copy = value.withBytes { LongValue(copying: $0, keyCount: key.count, memory.pool) }
     guard let copy else { return false }
     return withKey(key, database) { keyspace, key, hash in
-      keyspace.set(key, hash: hash, to: copy, deadline: deadline, memory)
+      keyspace.set(key, hash: hash, to: copy, deadline: deadline, now: .now, memory)
     }
   }
 

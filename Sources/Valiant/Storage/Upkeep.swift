@@ -28,6 +28,8 @@ private struct ShardTurns {
 struct ExpirySweep {
   private var turns: ShardTurns
   private var database = 0
+  /// Keys removed so far.
+  private(set) var removedCount = 0
 
   /// - Parameters:
   ///   - part: Which of the walks that share the store this is, 0..<`count`.
@@ -48,7 +50,9 @@ struct ExpirySweep {
     let isLeft = shard.withLock {
       while database < Store.databaseCount {
         if let keyspace = shard.keyspaceIfUsed(database), keyspace.isWorthWalk(at: now) {
-          if keyspace.sweepSegment(now: now, store.memory).isAtEnd { database += 1 }
+          let step = keyspace.sweepSegment(now: now, store.memory)
+          removedCount += step.removed
+          if step.isAtEnd { database += 1 }
           return database == Store.databaseCount
         }
         database += 1

@@ -7,10 +7,10 @@ import Synchronization
 /// store's; a reply is sent from the store's block, which lives on until the last byte has left,
 /// even if the key is deleted meanwhile.
 ///
-///     block   [ owners: 4 | – | capacity: 8 | payload … ]
+///     block   [ owners: 4 | mapped: 4 | capacity: 8 | payload … ]
 ///
-/// Blocks of less than 64 KiB come from `malloc`; others are mappings of whole pages, which grow
-/// without being copied. Fresh pages cost the system half a microsecond each, a value of 64 KiB
+/// Blocks of less than 32 KiB come from `malloc`; others are mappings of whole pages, which grow
+/// without being copied, as long as the system grants the process further mappings. Fresh pages cost the system half a microsecond each, a value of 64 KiB
 /// more than all that is done with it; so a few megabytes of mappings are kept for the next one.
 ///
 /// Any thread may retain and release. Who holds the only reference may write and grow.
@@ -21,27 +21,33 @@ import Synchronization
   nonisolated(unsafe) private let header: UnsafeMutableRawPointer
 
   private static let headerBytes = 16
+  private static let isMappedOffset = 4
   private static let capacityOffset = 8
-  private static let mappedBytes = 64 * 1024
+  private static let mappedMin = 32 * 1024
 
   /// A block with room for at least `capacity` bytes and one owner; nil when there is no memory.
   init?(capacity: Int) {
     let wanted = capacity + Self.headerBytes
-    if wanted < Self.mappedBytes {
-      guard let block = unsafe malloc(wanted) else { return nil }
-      unsafe self.init(begin: block, bytes: wanted)
-    } else if let kept = unsafe Kept.take(wanted) {
-      unsafe self.init(begin: kept.block, bytes: kept.bytes)
-    } else {
+    if wanted >= Self.mappedMin {
+      if let kept = unsafe Kept.take(wanted) {
+        unsafe self.init(begin: kept.block, bytes: kept.bytes, isMapped: true)
+        return
+      }
       let bytes = MemoryMap.rounded(wanted)
-      guard let block = unsafe MemoryMap.map(bytes) else { return nil }
-      unsafe self.init(begin: block, bytes: bytes)
+      if let block = unsafe MemoryMap.map(bytes) {
+        unsafe self.init(begin: block, bytes: bytes, isMapped: true)
+        return
+      }
     }
+    guard let block = unsafe malloc(wanted) else { return nil }
+    unsafe self.init(begin: block, bytes: wanted, isMapped: false)
   }
 
-  private init(begin block: UnsafeMutableRawPointer, bytes: Int) {
+  private init(begin block: UnsafeMutableRawPointer, bytes: Int, isMapped: Bool) {
     unsafe header = block
     unsafe block.initializeMemory(as: Atomic<UInt32>.self, to: Atomic(1))
+    unsafe block.storeBytes(
+      of: isMapped ? 1 : 0, toByteOffset: Self.isMappedOffset, as: UInt32.self)
     unsafe block.storeBytes(
       of: bytes - Self.headerBytes, toByteOffset: Self.capacityOffset, as: Int.self)
   }
@@ -61,7 +67,11 @@ import Synchronization
   /// Bytes that the system, or `malloc`, has given for it.
   var footprint: Int {
     let bytes = capacity + Self.headerBytes
-    return bytes >= Self.mappedBytes ? bytes : (bytes + 8 + 15) & ~15
+    return isMapped ? bytes : (bytes + 8 + 15) & ~15
+  }
+
+  private var isMapped: Bool {
+    unsafe header.load(fromByteOffset: Self.isMappedOffset, as: UInt32.self) != 0
   }
 
   private var owners: UnsafeMutablePointer<Atomic<UInt32>> {
@@ -83,7 +93,7 @@ import Synchronization
 
   private func free() {
     let bytes = capacity + Self.headerBytes
-    if bytes < Self.mappedBytes { return unsafe Glibc.free(header) }
+    if !isMapped { return unsafe Glibc.free(header) }
     if unsafe !Kept.put(header, bytes) { unsafe MemoryMap.unmap(header, bytes) }
   }
 
@@ -93,12 +103,12 @@ import Synchronization
   /// For the only owner. A mapping's pages move, others are copied: `count` bytes.
   func grown(to capacity: Int, count: Int) -> SharedBlock? {
     let oldBytes = self.capacity + Self.headerBytes
-    if oldBytes >= Self.mappedBytes {
+    if isMapped {
       let bytes = MemoryMap.rounded(capacity + Self.headerBytes)
       guard let block = unsafe MemoryMap.resize(header, from: oldBytes, to: bytes) else {
         return nil
       }
-      return unsafe SharedBlock(begin: block, bytes: bytes)
+      return unsafe SharedBlock(begin: block, bytes: bytes, isMapped: true)
     }
     guard let new = SharedBlock(capacity: capacity) else { return nil }
     unsafe copyBytes(new.payload, payload, count)

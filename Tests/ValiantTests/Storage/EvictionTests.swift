@@ -31,7 +31,9 @@ private final class LimitedStore {
         for: value.count, below: limit, in: store, policy: policy, now: now, memory) == .made
     else { return false }
     return withKey(key) { keyspace, key, hash in
-      value.withBytes { keyspace.set(key, hash: hash, to: $0, deadline: deadline, memory) }
+      value.withBytes {
+        keyspace.set(key, hash: hash, to: $0, deadline: deadline, now: now, memory)
+      }
     }
   }
 
@@ -241,6 +243,24 @@ private final class LimitedStore {
     }
     store.checkInvariants()
     #expect(store.memory.pool.blockBytes <= limit + 1024 * 1024)
+  }
+
+  @Test("compacting for want of room comes to an end", arguments: [2_000, 9_000, 14_000])
+  func reclaimingEnds(_ size: Int) {
+    // Each moved entry may leave a new gap at the end of a chunk.
+    let limited = LimitedStore(.none, limit: 24 << 20)
+    var random = Random(seed: 7)
+    var number = 0
+    func value() -> [UInt8] {
+      [UInt8](repeating: 1, count: size + Int.random(in: 0..<size / 8, using: &random))
+    }
+    while limited.set("k\(number)", value()) { number += 1 }
+    #expect(number * size > 16 << 20)
+    for step in 0..<50 {
+      limited.advance(milliseconds: 20)
+      #expect(!limited.set("more \(step)", [UInt8](repeating: 1, count: 1 << 20)))
+    }
+    limited.store.checkInvariants()
   }
 
   @Test("frequency counters grow slowly and fall with time") func frequency() {

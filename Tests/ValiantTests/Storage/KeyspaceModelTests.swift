@@ -17,7 +17,7 @@ private final class Model {
     let isSet = key.withBytes { key in
       value.withBytes { value in
         keyspace.set(
-          key, hash: memory.hashing.hash(key), to: value, deadline: deadline, memory)
+          key, hash: memory.hashing.hash(key), to: value, deadline: deadline, now: now, memory)
       }
     }
     if isSet { expected[key] = (value, deadline) }
@@ -36,7 +36,8 @@ private final class Model {
     guard let long else { return nil }
     long.block.retain()
     let isSet = key.withBytes { key in
-      keyspace.set(key, hash: memory.hashing.hash(key), to: long, deadline: deadline, memory)
+      keyspace.set(
+        key, hash: memory.hashing.hash(key), to: long, deadline: deadline, now: now, memory)
     }
     if isSet { expected[key] = (value, deadline) }
     return long.block
