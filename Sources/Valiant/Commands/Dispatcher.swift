@@ -219,7 +219,7 @@
     connection.expect(missing, behind: rest)
     guard context.isLimited, let name = parser.partialName(input),
       let command = unsafe table.find(name), unsafe command.pointee.needsMemory,
-      client.flags.isEmpty
+      !client.flags.contains(.mustAuthenticate)
     else { return parser.consumed }
     switch context.makeRoomForArriving(rest, of: rest + missing) {
     case .made: return parser.consumed
@@ -239,7 +239,12 @@
   private mutating func answerDiscarded(_ client: Client) {
     statistics.withCommand(client.refusedCommand) { $0.rejected.add() }
     client.lastCommand = client.refusedCommand
+    let start = context.reply.output.mark
     answer(.aboveMemoryMax)
+    if !client.flags.isDisjoint(with: [.replyOff, .skipNextReply]) {
+      context.reply.output.truncate(to: start)
+      client.flags.remove(.skipNextReply)
+    }
   }
 
   /// Sends what has been answered so far.

@@ -6,7 +6,7 @@ import Glibc
 /// libuv says when the socket can be read or written; reading and writing are our own calls, which
 /// cost the kernel less than libuv's (see Decisions). A connection reads into the loop's buffer and
 /// owns memory only for what could not be dealt with at once: the beginning of a request, or output
-/// that the peer does not take. So an idle one costs its handle and this record, about 280 bytes.
+/// that the peer does not take. So an idle one costs its handle and this record, about 320 bytes.
 ///
 ///     base → [ uv_poll_t | State ]        one block, freed in the close callback
 ///

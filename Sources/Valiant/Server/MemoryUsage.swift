@@ -2,7 +2,8 @@
 struct MemoryUsage {
   /// What is in the store.
   let store: Store.Census
-  /// Pages that the pool keeps although no block in them is in use, and what is free in others.
+  /// Pages that the pool keeps although no block in them is in use, what is free in others, and
+  /// mappings that are kept for the next long values.
   let poolSpare: Int
   /// The store's shards, before anything is in them.
   let startup: Int
@@ -11,7 +12,8 @@ struct MemoryUsage {
 
   init(_ server: Server) {
     store = server.store.census()
-    poolSpare = max(0, server.store.memory.pool.residentBytes - store.bytes)
+    poolSpare =
+      max(0, server.store.memory.pool.residentBytes - store.bytes) + SharedBlock.keptBytes
     startup = Store.shardCount * Shard.strideBytes
     var buffers = 0
     server.clients.forEachClient {

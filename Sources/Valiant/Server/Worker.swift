@@ -234,6 +234,7 @@ final class Worker: @unchecked Sendable {
     if index == 0 {
       if !isEvicting { evictExcess() }
       limitHeld()
+      SharedBlock.freeUnneeded()
     }
     if !isConsolidating, server.store.memory.pool.isFragmented { consolidate() }
     if isDraining { drainStep() }

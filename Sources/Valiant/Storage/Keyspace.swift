@@ -378,19 +378,23 @@ struct Keyspace: ~Copyable {
   /// Segments with nothing to do that one visit passes over at most.
   private static let passedSegmentsMax = 64
   private static let restMillisecondsMax = 300
+  private static let firstRestMilliseconds = 20
+  private static let rateMilliseconds = 1000
   /// Of a thousand keys so many may lie.
-  private static let lyingShare = 4
+  private static let lyingShare = 6
 
   private mutating func endSweep(_ now: Timestamp) {
     earliestDeadline = min(earliestDeadline, sweptEarliest)
-    // At the rate of the time since the last walk.
-    let elapsed = min(now.milliseconds - sweptAt.milliseconds, 1000)
+    // At the rate of the time since the last walk; if that is long ago, nothing is known of it.
+    let elapsed = min(now.milliseconds - sweptAt.milliseconds, Self.rateMilliseconds + 1)
+    let longest =
+      elapsed > Self.rateMilliseconds ? Self.firstRestMilliseconds : Self.restMillisecondsMax
     let rest =
       sweptCount == 0
-      ? Self.restMillisecondsMax : count * Self.lyingShare * elapsed / (1000 * sweptCount)
+      ? longest : min(count * Self.lyingShare * elapsed / (1000 * sweptCount), longest)
     sweptAt = now
     sweptCount = 0
-    restsUntil = Timestamp(milliseconds: now.milliseconds + min(rest, Self.restMillisecondsMax))
+    restsUntil = Timestamp(milliseconds: now.milliseconds + rest)
   }
 
   /// Goes on with the walk for expired keys to the next segment that can have some, or begins one.

@@ -11,7 +11,8 @@ import Synchronization
 ///
 /// Blocks of less than 32 KiB come from `malloc`; others are mappings of whole pages, which grow
 /// without being copied, as long as the system grants the process further mappings. Fresh pages cost the system half a microsecond each, a value of 64 KiB
-/// more than all that is done with it; so a few megabytes of mappings are kept for the next one.
+/// more than all that is done with it; so a few megabytes of mappings are kept for the next one, as long
+/// as one comes.
 ///
 /// Any thread may retain and release. Who holds the only reference may write and grow.
 ///
@@ -119,13 +120,11 @@ import Synchronization
   /// Bytes of mappings that are kept for the next block.
   static var keptBytes: Int { Kept.bytes }
 
-  /// Frees what is kept. For tests.
-  static func freeKept() { Kept.freeAll() }
+  /// Frees those kept mappings that were not needed since the last call. Ten times a second.
+  static func freeUnneeded() { Kept.freeUnneeded() }
 }
 
-/// Mappings that nobody uses at the moment.
-///
-/// Invariant: each of `blocks` is a mapping of its length, which belongs to this list alone.
+/// Mappings that nobody uses at the moment, the latest at the end.
 @safe private enum Kept {
   @safe struct Block: @unchecked Sendable {
     // SAFETY of @unchecked Sendable: an address; who takes it off the list owns it.
@@ -133,7 +132,22 @@ import Synchronization
     let bytes: Int
   }
 
-  private static let blocks = Guarded<[Block]>([])
+  /// Invariant: each of `blocks` is a mapping of its length, which belongs to this list alone.
+  private struct State {
+    var blocks: [Block] = []
+    var bytes = 0
+    /// The fewest blocks that there were since the last `freeUnneeded`.
+    var fewest = 0
+
+    mutating func remove(at index: Int) -> Block {
+      let block = blocks.remove(at: index)
+      bytes -= block.bytes
+      fewest = min(fewest, blocks.count)
+      return block
+    }
+  }
+
+  private static let state = Guarded(State())
   private static let bytesMax = 4 << 20
   /// Larger ones are too rare.
   private static let blockBytesMax = 1 << 20
@@ -141,9 +155,11 @@ import Synchronization
   /// A mapping that is not smaller than `wanted`, and not much larger.
   @unsafe static func take(_ wanted: Int) -> Block? {
     if wanted > blockBytesMax { return nil }
-    return blocks.withLock { blocks in
-      let index = blocks.lastIndex { (wanted...wanted + wanted / 8 + 4096).contains($0.bytes) }
-      return index.map { blocks.remove(at: $0) }
+    return state.withLock { state in
+      let index = state.blocks.lastIndex {
+        (wanted...wanted + wanted / 8 + MemoryMap.pageBytes).contains($0.bytes)
+      }
+      return index.map { state.remove(at: $0) }
     }
   }
 
@@ -152,28 +168,25 @@ import Synchronization
   /// - Returns: False when it is too large.
   @unsafe static func put(_ block: UnsafeMutableRawPointer, _ bytes: Int) -> Bool {
     if bytes > blockBytesMax { return false }
-    let old: [Block] = blocks.withLock { blocks in
-      unsafe blocks.append(Block(block: block, bytes: bytes))
-      var sum = blocks.reduce(0) { $0 + $1.bytes }
+    let old: [Block] = state.withLock { state in
+      unsafe state.blocks.append(Block(block: block, bytes: bytes))
+      state.bytes += bytes
       var old: [Block] = []
-      while sum > bytesMax {
-        old.append(blocks.removeFirst())
-        sum -= old[old.count - 1].bytes
-      }
+      while state.bytes > bytesMax { old.append(state.remove(at: 0)) }
       return old
     }
     for block in old { unsafe MemoryMap.unmap(block.block, block.bytes) }
     return true
   }
 
-  static var bytes: Int { blocks.withLock { $0.reduce(0) { $0 + $1.bytes } } }
+  static var bytes: Int { state.withLock { $0.bytes } }
 
-  static func freeAll() {
-    let all = blocks.withLock { blocks in
-      let all = blocks
-      blocks = []
-      return all
+  static func freeUnneeded() {
+    let unneeded: [Block] = state.withLock { state in
+      let unneeded = (0..<state.fewest).map { _ in state.remove(at: 0) }
+      state.fewest = state.blocks.count
+      return unneeded
     }
-    for block in all { unsafe MemoryMap.unmap(block.block, block.bytes) }
+    for block in unneeded { unsafe MemoryMap.unmap(block.block, block.bytes) }
   }
 }

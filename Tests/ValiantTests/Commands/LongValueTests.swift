@@ -166,8 +166,16 @@ import Testing
     let two = request(words("MSET b") + [some] + words("c") + [some])
     #expect(text(client.exchangeBytes(two)) == error)
     #expect(client.send("EXISTS a b c") == ":1\r\n")
+    // Without replies it is refused as quietly as it would have been set.
+    let quiet = server.connect()
+    let silent =
+      encode(["CLIENT", "REPLY", "OFF"]) + stream + encode(["CLIENT", "REPLY", "ON"])
+    #expect(text(quiet.exchangeBytes(silent)) == "+OK\r\n")
+    let skipping = encode(["CLIENT", "REPLY", "SKIP"]) + stream
+    #expect(text(quiet.exchangeBytes(skipping)) == "+PONG\r\n")
+    #expect(pool.usedBytes < 10 << 20)
     let info = client.send("INFO commandstats")
-    #expect(info.contains("cmdstat_set:calls=2,") && info.contains("rejected_calls=2,"), "\(info)")
+    #expect(info.contains("cmdstat_set:calls=2,") && info.contains("rejected_calls=4,"), "\(info)")
     #expect(pool.usedBytes < 10 << 20)
   }
 
