@@ -76,7 +76,7 @@ struct EntryReference: Equatable {
   private static let chunkCountMax: UInt32 = 1 << 16
   /// A new chunk begins with this part of the size that it may grow to; an arena's first one with
   /// one entry.
-  private static let firstShare = 4
+  private static let firstShare = 16
   private static let deadShare = 7
   /// Bytes that have to die for one step of compaction, which looks at so many times as many.
   private static let debtMin = 1024

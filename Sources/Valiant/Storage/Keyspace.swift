@@ -360,7 +360,7 @@ struct Keyspace: ~Copyable {
     }
   }
 
-  private static let consolidationBytesMax = 64 * 1024
+  private static let consolidationBytesMax = 32 * 1024
 
   // MARK: Expiry
 
