@@ -2,24 +2,20 @@ import Foundation
 import TestSupport
 import Testing
 
-/// The real program, with a counting allocator in front of the C library's.
+/// The real program, with functions of our own in front of the C library's: they are built with the
+/// toolchain's clang and preloaded.
 ///
-/// `count.c` is built with the toolchain's clang and preloaded; it counts calls of malloc, calloc,
-/// realloc and the like in a file that the test maps.
+/// `count.c` counts calls of malloc, calloc, realloc and the like in a file that the test maps;
+/// `noremap.c` refuses to move mappings.
 @Suite("Allocations", .serialized) struct AllocationTests {
   @Test(
     "a GET or SET of an existing small key allocates nothing",
     .enabled(if: RunningServer.isBuilt, "needs .build/release/valiant: make build")) func hotPath()
     throws
   {
-    let folder = URL(fileURLWithPath: NSTemporaryDirectory())
-      .appendingPathComponent("valiant-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(at: folder) }
-    let library = folder.appendingPathComponent("count.so").path
-    let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-      .appendingPathComponent("count.c").path
-    try run(["clang", "-shared", "-fPIC", "-O1", "-o", library, source])
+    let library = try library("count", in: folder)
     let counter = folder.appendingPathComponent("count").path
     try Data(count: 8).write(to: URL(fileURLWithPath: counter))
 
@@ -68,6 +64,57 @@ import Testing
         "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$\(length)\r\n\(value)\r\n", "+OK\r\n", times: 1)
     }
     #expect(try allocations() - beforeGrowth >= 100)
+  }
+
+  @Test(
+    "memory grows when the system moves no mapping",
+    .enabled(if: RunningServer.isBuilt, "needs .build/release/valiant: make build")) func unmoved()
+    throws
+  {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let library = try library("noremap", in: folder)
+    let server = try RunningServer(["--threads", "1"], environment: ["LD_PRELOAD": library])
+    defer { server.end() }
+    let client = try BlockingClient(port: server.port)
+    defer { client.end() }
+    func reply(_ count: Int) -> String {
+      var received = ""
+      while received.utf8.count < count {
+        let more = client.read()
+        if more.isEmpty { break }
+        received += more
+      }
+      return received
+    }
+    // Input that grows while it arrives, and a reply of many short values.
+    let value = String((0..<3_000_000).map { Character(UnicodeScalar(UInt8(97 + $0 / 1000 % 26))) })
+    client.write("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$3000000\r\n\(value)\r\n")
+    #expect(reply(5) == "+OK\r\n")
+    client.write("*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n")
+    #expect(reply(3_000_012) == "$3000000\r\n\(value)\r\n")
+    let short = String(repeating: "s", count: 10_000)
+    client.write("*3\r\n$3\r\nSET\r\n$1\r\ns\r\n$10000\r\n\(short)\r\n")
+    #expect(reply(5) == "+OK\r\n")
+    client.write("*101\r\n$4\r\nMGET\r\n" + String(repeating: "$1\r\ns\r\n", count: 100))
+    let all = "*100\r\n" + String(repeating: "$10000\r\n\(short)\r\n", count: 100)
+    #expect(reply(all.utf8.count) == all)
+  }
+
+  private func temporaryFolder() throws -> URL {
+    let folder = URL(fileURLWithPath: NSTemporaryDirectory())
+      .appendingPathComponent("valiant-\(UUID().uuidString)")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    return folder
+  }
+
+  /// Builds the C file of that name, which lies beside this one, into a library that can be preloaded.
+  private func library(_ name: String, in folder: URL) throws -> String {
+    let library = folder.appendingPathComponent("\(name).so").path
+    let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+      .appendingPathComponent("\(name).c").path
+    try run(["clang", "-shared", "-fPIC", "-O1", "-o", library, source])
+    return library
   }
 }
 

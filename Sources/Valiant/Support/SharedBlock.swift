@@ -101,15 +101,15 @@ import Synchronization
   /// The same content in a block of at least `capacity`, which replaces this one; nil when there is
   /// no memory, and nothing has changed.
   ///
-  /// For the only owner. A mapping's pages move, others are copied: `count` bytes.
+  /// For the only owner. A mapping's pages move. Others are copied, `count` bytes; so are those of a
+  /// process that has as many mappings as the system allows.
   func grown(to capacity: Int, count: Int) -> SharedBlock? {
-    let oldBytes = self.capacity + Self.headerBytes
     if isMapped {
+      let oldBytes = self.capacity + Self.headerBytes
       let bytes = MemoryMap.rounded(capacity + Self.headerBytes)
-      guard let block = unsafe MemoryMap.resize(header, from: oldBytes, to: bytes) else {
-        return nil
+      if let block = unsafe MemoryMap.resize(header, from: oldBytes, to: bytes) {
+        return unsafe SharedBlock(begin: block, bytes: bytes, isMapped: true)
       }
-      return unsafe SharedBlock(begin: block, bytes: bytes, isMapped: true)
     }
     guard let new = SharedBlock(capacity: capacity) else { return nil }
     unsafe copyBytes(new.payload, payload, count)
