@@ -205,6 +205,8 @@
     } else if rest > LongValue.shortMax || parser.missing(input) > LongValue.shortMax {
       return receiveLong(connection, client, input)
     }
+    // It would be of a request that is over.
+    context.countArriving(0)
     return used
   }
 
@@ -220,7 +222,10 @@
     guard context.isLimited, let name = parser.partialName(input),
       let command = unsafe table.find(name), unsafe command.pointee.needsMemory,
       !client.flags.contains(.mustAuthenticate)
-    else { return parser.consumed }
+    else {
+      context.countArriving(0)
+      return parser.consumed
+    }
     switch context.makeRoomForArriving(rest, of: rest + missing) {
     case .made: return parser.consumed
     case .later:
@@ -532,6 +537,8 @@
     }
     unsafe call(command, request, hash)
     context.releaseLongValues()
+    // What it had sent in pieces has been dealt with; requests behind it count for themselves.
+    context.countArriving(0)
   }
 
   @inline(__always)

@@ -266,15 +266,15 @@ final class ClientRegistry: Sendable {
   /// O(clients × log clients).
   func chooseEvicted(above limit: Int) -> [Client] {
     clients.withLock { clients in
-      let staying = clients.values.filter { !$0.isEvicted }
-      var sum = staying.reduce(0) { $0 + $1.heldBytes }
+      // Read once: their loops go on counting.
+      let staying = clients.values.filter { !$0.isEvicted }.map { (client: $0, held: $0.heldBytes) }
+      var sum = staying.reduce(0) { $0 + $1.held }
       var chosen: [Client] = []
-      let candidates = staying.filter { !$0.isNoEvict && $0.heldBytes > 0 }
-      for client in candidates.sorted(by: { $0.heldBytes > $1.heldBytes }) {
-        if sum <= limit { break }
+      let candidates = staying.filter { !$0.client.isNoEvict && $0.held > 0 }
+      for (client, held) in candidates.sorted(by: { $0.held > $1.held }) where sum > limit {
         client.isEvicted = true
         chosen.append(client)
-        sum -= client.heldBytes
+        sum -= held
       }
       return chosen
     }

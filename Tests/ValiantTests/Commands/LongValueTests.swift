@@ -179,6 +179,37 @@ import Testing
     #expect(pool.usedBytes < 10 << 20)
   }
 
+  @Test("count as arriving no longer than they arrive") func arriving() {
+    let server = TestServer {
+      $0.maxMemory = Settings.MemoryLimit(bytes: 4 << 20)
+      $0.evictionPolicy = .none
+    }
+    let pool = server.server.store.memory.pool
+    let client = server.connect()
+    func arriving() -> Int { pool.usedBytes - pool.blockBytes }
+    let pairs = (0..<4000).flatMap { words("key\($0) \(String(repeating: "v", count: 60))") }
+    let many = request(words("MSET") + pairs)
+    let begun = Array("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$9000\r\nvalue".utf8)
+    let read = Array("*3\r\n$4\r\nMGET\r\n$1\r\na\r\n$100000\r\n".utf8) + value(50_000)
+    for next in [begun, read] {
+      #expect(client.exchangeBytes(Array(many.dropLast(1000))).isEmpty)
+      #expect(arriving() > 200_000)
+      // The end of the one comes with the beginning of the next, which is no data, or too short.
+      #expect(text(client.exchangeBytes(many.suffix(1000) + next)) == "+OK\r\n")
+      #expect(arriving() == 0)
+      #expect(server.server.clients.heldBytes == next.count)
+      let rest = next == begun ? 9002 - 5 : 100_002 - 50_000
+      _ = client.exchangeBytes([UInt8](repeating: 1, count: rest))
+    }
+    // What follows in the same piece has all the room that there is.
+    #expect(client.send("FLUSHALL") == "+OK\r\n")
+    let (large, other) = (value(2_500_000), value(1_200_000))
+    let first = request(words("SET a") + [large])
+    _ = client.exchangeBytes(Array(first.dropLast(10)))
+    let second = request(words("SET b") + [other])
+    #expect(text(client.exchangeBytes(first.suffix(10) + second)) == "+OK\r\n+OK\r\n")
+  }
+
   @Test("make room by eviction as they come, and count until the client goes") func evicting() {
     let server = TestServer {
       $0.maxMemory = Settings.MemoryLimit(bytes: 16 << 20)
