@@ -146,14 +146,6 @@ struct Command: Sendable {
     static func pairs(_ access: String...) -> KeyPositions {
       KeyPositions(first: 1, last: -1, step: 2, access: access)
     }
-
-    /// Indices of the keys in a request of `count` arguments.
-    @inline(__always)
-    func indices(count: Int) -> StrideTo<Int> {
-      if first == 0 { return stride(from: 0, to: 0, by: 1) }
-      let end = last < 0 ? count + last : min(last, count - 1)
-      return stride(from: first, to: end + 1, by: step)
-    }
   }
 
   /// What a command is about; gives its group in the documentation and its ACL category.

@@ -42,15 +42,14 @@
 
     fileprivate init(_ command: Command) {
       handler = command.handler
-      let runs = command.subcommands.isEmpty
-      argumentsMin = runs ? abs(command.arity) : Int.max
-      argumentsSpan = runs && command.arity < 0 ? UInt(Int.max) : 0
+      isContainer = !command.subcommands.isEmpty
+      argumentsMin = isContainer ? Int.max : abs(command.arity)
+      argumentsSpan = command.arity < 0 && !isContainer ? UInt(Int.max) : 0
       firstKey = command.keys.first
       lastKey = command.keys.last
       keyStep = max(1, command.keys.step)
       index = command.index
       flags = command.flags
-      isContainer = !command.subcommands.isEmpty
       needsMemory = command.flags.contains(.denyoom)
       self.command = command
     }

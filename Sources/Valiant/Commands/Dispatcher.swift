@@ -244,12 +244,9 @@
   private mutating func answerDiscarded(_ client: Client) {
     statistics.withCommand(client.refusedCommand) { $0.rejected.add() }
     client.lastCommand = client.refusedCommand
-    let start = context.reply.output.mark
+    let start = beginReply(client)
     answer(.aboveMemoryMax)
-    if !client.flags.isDisjoint(with: [.replyOff, .skipNextReply]) {
-      context.reply.output.truncate(to: start)
-      client.flags.remove(.skipNextReply)
-    }
+    endReply(client, from: start)
   }
 
   /// Sends what has been answered so far.
@@ -433,21 +430,28 @@
     }
   }
 
-  /// The same for what is not quite usual.
-  @inline(never)
-  private mutating func executeCarefully(_ index: Int, _ request: Request, _ client: Client) {
-    let start = context.reply.output.mark
+  /// Begins the reply to a command of a client that may not want one.
+  private func beginReply(_ client: Client) -> OutputBuffer.Mark {
     if client.flags.contains(.skipNextReply) {
       client.flags.subtract(.skipNextReply)
       client.flags.insert(.skipReply)
     }
-    defer {
-      // CLIENT REPLY OFF and SKIP: what was written is taken back.
-      if !client.flags.isDisjoint(with: [.replyOff, .skipReply]) {
-        context.reply.output.truncate(to: start)
-        client.flags.remove(.skipReply)
-      }
+    return context.reply.output.mark
+  }
+
+  /// CLIENT REPLY OFF and SKIP: what was written is taken back.
+  private mutating func endReply(_ client: Client, from start: OutputBuffer.Mark) {
+    if !client.flags.isDisjoint(with: [.replyOff, .skipReply]) {
+      context.reply.output.truncate(to: start)
+      client.flags.remove(.skipReply)
     }
+  }
+
+  /// The same for what is not quite usual.
+  @inline(never)
+  private mutating func executeCarefully(_ index: Int, _ request: Request, _ client: Client) {
+    let start = beginReply(client)
+    defer { endReply(client, from: start) }
     do throws(CommandError) {
       let command = try unsafe resolve(batch[index].command, request)
       // Statistics are kept for the subcommand.

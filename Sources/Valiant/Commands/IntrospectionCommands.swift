@@ -129,7 +129,7 @@ enum IntrospectionCommands: CommandFamily {
     guard unsafe row.pointee.command.accepts(argumentCount: asked.count) else {
       throw .wrongArgumentsForCommand
     }
-    let keys = Array(unsafe row.pointee.command.keys.indices(count: asked.count))
+    let keys = Array(unsafe row.pointee.keyIndices(argumentCount: asked.count))
     context.reply.array(keys.count)
     for index in keys { context.reply.bulkString(asked[index]) }
   }

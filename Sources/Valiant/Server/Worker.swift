@@ -173,25 +173,25 @@ final class Worker: @unchecked Sendable {
   }
 
   /// Closes the clients with these identifiers.
-  func kill(_ ids: Set<Int>) {
-    loop.forEachConnection { connection in
-      if let owner = unsafe connection.owner, ids.contains(unsafe Client(owner).id) {
-        connection.close()
-      }
-    }
-  }
+  func kill(_ ids: Set<Int>) { closeClients(ids) { _ in } }
 
   /// Closes a client whose buffers take too much.
   func evict(_ id: Int) {
-    loop.forEachConnection { connection in
-      guard let owner = unsafe connection.owner, unsafe Client(owner).id == id,
-        !connection.isClosing
-      else { return }
-      let client = unsafe Client(owner)
+    closeClients([id]) { client in
       statistics.evictedClients.add()
       server.log.warning(
         "closing client \(id) at \(client.address.text): with \(client.heldBytes) bytes it holds most of what exceeds maxmemory-clients"
       )
+    }
+  }
+
+  /// - Parameter willClose: Called with each that is not closing already.
+  private func closeClients(_ ids: Set<Int>, _ willClose: (Client) -> Void) {
+    loop.forEachConnection { connection in
+      guard let owner = unsafe connection.owner, !connection.isClosing else { return }
+      let client = unsafe Client(owner)
+      if !ids.contains(client.id) { return }
+      willClose(client)
       connection.close()
     }
   }
@@ -280,8 +280,8 @@ final class Worker: @unchecked Sendable {
     connection.close()
   }
 
-  /// Removes expired keys. While keys expire this is done two hundred times a second: those that lie for
-  /// that long are few.
+  /// Removes expired keys. While keys expire this is done two hundred times a second: those that lie
+  /// for that long are few.
   private func beginSweep() {
     if isSweeping || isDraining { return }
     if sweep.removedCount > removedAtSweep {

@@ -279,11 +279,7 @@ import Glibc
       self.number = number
       self.flags = flags
       self.valueLength = valueLength
-      if let deadline {
-        headerSize &+=
-          Entry.near(deadline) == Entry.farDeadline ? Entry.farDeadlineBytes : Entry.deadlineBytes
-      }
-      self.headerSize = headerSize
+      self.headerSize = headerSize &+ Content.bytes(of: deadline)
     }
 
     /// An entry in front of a long value.
@@ -296,15 +292,17 @@ import Glibc
         (deadline == nil ? 0 : Entry.expires) | (key.count > 0xff ? Entry.wideKey : 0)
         | Entry.wideValue | ValueType.long << Entry.typeShift
       valueLength = value.count
-      headerSize = Content.longHeaderSize(keyCount: key.count, deadline)
+      headerSize =
+        Entry.lengthsOffset + (key.count > 0xff ? 4 : 1) + 4 + Entry.leadBytes
+        + Content.bytes(of: deadline)
     }
 
-    private static func longHeaderSize(keyCount: Int, _ deadline: Timestamp?) -> Int {
-      let deadlineBytes = deadline.map {
-        Entry.near($0) == Entry.farDeadline ? Entry.farDeadlineBytes : Entry.deadlineBytes
-      }
-      return Entry.lengthsOffset + (keyCount > 0xff ? 4 : 1) + 4 + Entry.leadBytes
-        + (deadlineBytes ?? 0)
+    /// What a deadline, or none, takes of the header.
+    @inline(__always)
+    private static func bytes(of deadline: Timestamp?) -> Int {
+      guard let deadline else { return 0 }
+      return Entry.near(deadline) == Entry.farDeadline
+        ? Entry.farDeadlineBytes : Entry.deadlineBytes
     }
 
     /// Whether the header and the key fit in front of the value.

@@ -113,11 +113,9 @@
     }
     attachments.removeFirst(done)
     sentBytes += left
-    if count == 0 { clear() }
+    // Nothing is left: its memory goes back.
+    if count == 0 { self = OutputBuffer() }
   }
-
-  /// Empties the buffer, and gives its memory back.
-  mutating func clear() { self = OutputBuffer() }
 
   // MARK: Taking over
 

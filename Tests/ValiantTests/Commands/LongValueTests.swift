@@ -142,14 +142,7 @@ import Testing
     let huge = value(30 << 20)
     let stream = request(words("SET huge") + [huge] + words("EX 100")) + encode(["PING"])
     var most = 0
-    var reply: [UInt8] = []
-    var rest = stream[...]
-    while !rest.isEmpty {
-      rest = rest.dropFirst(client.write(rest))
-      server.turn()
-      reply += client.read()
-      most = max(most, pool.usedBytes)
-    }
+    var reply = client.writeAll(stream) { most = max(most, pool.usedBytes) }
     server.turn(3)
     reply += client.read()
     #expect(text(reply) == error + "+PONG\r\n")
@@ -223,13 +216,8 @@ import Testing
     #expect(pool.usedBytes > 12_000_000)
     let huge = value(12 << 20)
     let stream = request(words("SET huge") + [huge])
-    var rest = stream.dropLast(1000)
-    for _ in 0..<100_000 where !rest.isEmpty {
-      rest = rest.dropFirst(client.write(rest))
-      server.turn()
-      #expect(pool.usedBytes < 18 << 20)
-    }
-    #expect(rest.isEmpty)
+    let early = client.writeAll(stream.dropLast(1000)) { #expect(pool.usedBytes < 18 << 20) }
+    #expect(early.isEmpty)
     server.turn(3)
     #expect(pool.usedBytes > 12 << 20, "the beginning counts")
     #expect(server.server.store.memory.eviction.evictedCount > 500)
@@ -241,11 +229,9 @@ import Testing
     server.turn(5)
     #expect(pool.usedBytes < before - (11 << 20), "the client is gone, and what it had sent")
     // The whole of it.
-    var whole = stream[...]
-    var reply: [UInt8] = []
     let last = server.connect()
+    var reply = last.writeAll(stream)
     for _ in 0..<100_000 where reply.isEmpty {
-      whole = whole.dropFirst(last.write(whole))
       server.turn()
       reply += last.read()
     }

@@ -105,6 +105,23 @@ final class TestClient {
     return reply
   }
 
+  /// Writes all of `bytes` as the server takes them, unless it closes the connection, and returns
+  /// what it answers meanwhile.
+  ///
+  /// - Parameter each: Called after each turn of the loop.
+  func writeAll(_ bytes: [UInt8], _ each: () -> Void = {}) -> [UInt8] {
+    var rest = bytes[...]
+    var reply: [UInt8] = []
+    for _ in 0..<100_000 where !rest.isEmpty && !isClosed {
+      rest = rest.dropFirst(write(rest))
+      server.turn()
+      reply += read()
+      each()
+    }
+    precondition(rest.isEmpty || isClosed, "the server takes no more")
+    return reply
+  }
+
   /// Writes what the socket takes, and returns how much that was.
   func write(_ bytes: ArraySlice<UInt8>) -> Int {
     if bytes.isEmpty { return 0 }
