@@ -61,6 +61,20 @@ private final class Model {
 
   func sweep() -> (removed: Int, isAtEnd: Bool) { keyspace.sweepSegment(now: now, memory) }
 
+  /// Evicts from a segment, and forgets what is gone.
+  ///
+  /// - Returns: Keys that went before they had expired.
+  func evict(_ policy: EvictionPolicy, _ expert: Eviction.Expert) -> [[UInt8]] {
+    let before = keyspace.count
+    let gone = keyspace.evict(policy, expert: expert, now: now, memory)
+    #expect(before - keyspace.count == gone.evicted + gone.expired)
+    let missing = expected.keys.filter { living($0) != nil && get($0) == nil }
+    #expect(missing.count == gone.evicted)
+    if policy.isVolatile { #expect(missing.allSatisfy { expected[$0]?.deadline != nil }) }
+    for key in missing { expected[key] = nil }
+    return missing
+  }
+
   func living(_ key: [UInt8]) -> [UInt8]? {
     guard let entry = expected[key] else { return nil }
     if let deadline = entry.deadline, deadline < now { return nil }
@@ -182,6 +196,37 @@ private final class Model {
     for key in model.expected.keys { _ = model.remove(key) }
     model.checkInvariants()
     #expect(model.memory.pool.blockBytes == 0)
+  }
+
+  @Test(
+    "stays whole when every step compacts, expires and evicts",
+    arguments: EvictionPolicy.allCases)
+  func everyStep(_ policy: EvictionPolicy) {
+    var random = Random(seed: 11)
+    let model = Model()
+    model.memory.access = AccessTracking(policy.tracking, now: model.now)
+    var evictedCount = 0
+    for step in 0..<500 {
+      // Many keys come at once, so that segments grow, split and shrink in between.
+      for _ in 0..<Int.random(in: 0...20, using: &random) {
+        let number = Int.random(in: 0..<800, using: &random)
+        let size = [3, 40, 300, 3000, 17_000][Int.random(in: 0..<20, using: &random) / 4 % 5]
+        let end = model.now.milliseconds + Int.random(in: 0...60, using: &random)
+        model.set(
+          Array("\(number)".utf8), [UInt8](repeating: UInt8(step & 0xff), count: size % (step + 1)),
+          Bool.random(using: &random) ? nil : Timestamp(milliseconds: end))
+      }
+      model.now.milliseconds += 1
+      _ = model.sweep()
+      model.keyspace.reclaim(model.memory)
+      _ = model.keyspace.consolidate(model.memory)
+      evictedCount += model.evict(policy, step % 2 == 0 ? .frequency : .recency).count
+      model.checkInvariants()
+      for (key, entry) in model.expected where entry.deadline.map({ $0 >= model.now }) ?? true {
+        #expect(model.get(key) == entry.value, "\(policy.rawValue), step \(step)")
+      }
+    }
+    #expect(evictedCount > 150)
   }
 
   @Test("sweeping removes every expired key and no other") func sweep() {
