@@ -48,7 +48,7 @@ enum ServerCommands: CommandFamily {
     let removed = context.server.store.takeAll(databases: databases)
     // The keys are gone for everybody. Their memory is freed elsewhere in any case: no client of
     // this loop should have to wait for that because one said SYNC.
-    Background.run { removed.free() }
+    Background.run { pause in removed.free(pause) }
     context.reply.ok()
   }
 

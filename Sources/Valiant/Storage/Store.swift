@@ -312,13 +312,16 @@ import Synchronization
     /// Frees everything now, in the calling thread. Only one thread may call it.
     ///
     /// O(chunks and segments): 100 ns for some hundred keys.
-    func free() {
+    ///
+    /// - Parameter pause: Made after each keyspace.
+    func free(_ pause: Background.Pause = .none) {
       while let pointer = unsafe keyspaces.popLast() {
         let bytes = unsafe pointer.pointee.allocatedBytes
         unsafe pointer.pointee.removeAll(store.memory.pool)
         store.memory.pool.countLeaving(-bytes)
         unsafe pointer.deinitialize(count: 1)
         unsafe pointer.deallocate()
+        pause()
       }
     }
 

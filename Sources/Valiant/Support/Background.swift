@@ -2,26 +2,45 @@ import Glibc
 
 /// Runs work on a thread of its own: what would hold up a loop, such as freeing millions of entries.
 enum Background {
+  /// Work in pieces, after each of which it pauses.
+  typealias Body = @Sendable (Pause) -> Void
+
+  /// A moment in which a thread of its own lets others go first; none for work that holds up its
+  /// caller.
+  struct Pause {
+    fileprivate let microseconds: UInt32
+
+    static let none = Pause(microseconds: 0)
+
+    func callAsFunction() {
+      if microseconds > 0 { usleep(microseconds) }
+    }
+  }
+
   private final class Work: Sendable {
-    let body: @Sendable () -> Void
-    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+    let body: Body
+    init(_ body: @escaping Body) { self.body = body }
   }
 
   /// Has another thread run `body`. When there is no further thread, it is run here and now.
-  static func run(_ body: @escaping @Sendable () -> Void) {
+  ///
+  /// If the thread shares a processor with a loop, the scheduler lets it go on for milliseconds
+  /// although the loop has something to do; so it sleeps for a moment between its pieces. Giving way
+  /// (`sched_yield`) instead left one of three loops waiting for more than a millisecond.
+  static func run(_ body: @escaping Body) {
     var thread = pthread_t()
     let work = unsafe Unmanaged.passRetained(Work(body))
     let result = unsafe pthread_create(
       &thread, nil,
       { argument in
         let work = unsafe Unmanaged<Work>.fromOpaque(argument.unsafelyUnwrapped)
-        unsafe work.takeRetainedValue().body()
+        unsafe work.takeRetainedValue().body(Pause(microseconds: 20))
         return nil
       }, work.toOpaque())
     if result == 0 {
       pthread_detach(thread)
     } else {
-      unsafe work.takeRetainedValue().body()
+      unsafe work.takeRetainedValue().body(.none)
     }
   }
 }

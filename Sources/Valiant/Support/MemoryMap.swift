@@ -29,16 +29,24 @@ enum MemoryMap {
     UInt(bitPattern: mapped) == UInt.max ? nil : unsafe mapped
   }
 
-  /// Gives a mapping back, or a part of one; a very large one by another thread.
+  /// Gives a mapping back, or a part of one; a very large one by another thread, piece by piece.
   ///
   /// The system takes a tenth of a millisecond for each megabyte.
   static func unmap(_ block: UnsafeMutableRawPointer, _ bytes: Int) {
     let address = UInt(bitPattern: block)
     if bytes < slowlyFreedBytes { return unmapNow(address, bytes) }
-    Background.run { unmapNow(address, bytes) }
+    Background.run { pause in
+      var offset = 0
+      while offset < bytes {
+        unmapNow(address + UInt(offset), min(bytes - offset, pieceBytes))
+        offset += pieceBytes
+        pause()
+      }
+    }
   }
 
   private static let slowlyFreedBytes = 4 << 20
+  private static let pieceBytes = 512 << 10
 
   /// A process may have 65,530 mappings, and to cut one in two may be one too many: then at least
   /// the memory goes back.
