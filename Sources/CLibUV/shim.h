@@ -1,6 +1,7 @@
 #ifndef VALIANT_CLIBUV_SHIM_H
 #define VALIANT_CLIBUV_SHIM_H
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -42,6 +43,21 @@ static inline ssize_t valiant_send(int socket, const void *bytes, size_t count) 
 
 static inline ssize_t valiant_send_message(int socket, const struct msghdr *message) {
   return syscall(SYS_sendmsg, socket, message, MSG_NOSIGNAL);
+}
+
+/* A timer with a descriptor that becomes readable every so many milliseconds; -1 when there is none.
+   By number, for <sys/timerfd.h> would make time structures a part of this module. */
+
+static inline int valiant_timer(int milliseconds) {
+  const long seconds = milliseconds / 1000, nanoseconds = milliseconds % 1000 * 1000000L;
+  const long interval_and_first[4] = {seconds, nanoseconds, seconds, nanoseconds};
+  const int monotonic = 1;
+  int timer = (int)syscall(SYS_timerfd_create, monotonic, O_NONBLOCK | O_CLOEXEC);
+  if (timer >= 0 && syscall(SYS_timerfd_settime, timer, 0, interval_and_first, NULL) != 0) {
+    close(timer);
+    timer = -1;
+  }
+  return timer;
 }
 
 /* mremap takes a varying number of arguments, which an importer cannot call. */

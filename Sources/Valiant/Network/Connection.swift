@@ -40,6 +40,8 @@ import Glibc
     /// Bytes of the last request with a long argument: the next one may be like it. 0 for unknown.
     var usual: UInt32 = 0
     var isClosing = false
+    /// Whether the peer may have a long value under way.
+    var hasWideWindow = false
     var lingerTicks: UInt8 = 0
     var lingerPendingBytes = 0
   }
@@ -335,6 +337,10 @@ import Glibc
   /// - Parameter there: Bytes of the request that are there.
   func expect(_ bytes: Int, behind there: Int) {
     unsafe state.pointee.expected = bytes
+    if unsafe !state.pointee.hasWideWindow, bytes + there >= Self.ownBufferBytes {
+      unsafe state.pointee.hasWideWindow = true
+      Socket.widenWindow(descriptor, Int32(Self.usualBytesMax))
+    }
     // A longer one is no worse off with the pieces that it comes in.
     unsafe state.pointee.usual = min(UInt32(clamping: bytes + there), Self.usualBytesMax)
   }

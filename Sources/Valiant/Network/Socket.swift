@@ -361,6 +361,16 @@ enum Socket {
     }
   }
 
+  /// Lets a peer have so many bytes under way at once, however slowly the system would get there.
+  ///
+  /// Else the sender of a long value has to wait in its middle, and each part costs an event. The
+  /// size of the receive buffer cannot be set without ending its adjustment by the system; but it
+  /// never is too small for the bytes that a reader says to wait for.
+  static func widenWindow(_ descriptor: Int32, _ bytes: Int32) {
+    setOption(descriptor, SOL_SOCKET, SO_RCVLOWAT, bytes)
+    setOption(descriptor, SOL_SOCKET, SO_RCVLOWAT, 1)
+  }
+
   private static func setOption(_ descriptor: Int32, _ level: Int32, _ name: Int32, _ value: Int32)
   {
     var value = value
