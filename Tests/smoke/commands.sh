@@ -240,7 +240,8 @@ memory_commands() {
   gives 'OK' SET smoke:object 12345
   gives '"int"' OBJECT ENCODING smoke:object
   gives '(integer) 1' EXISTS smoke:object
-  gives '(integer) 0' OBJECT IDLETIME smoke:object
+  # In whole seconds, and one may have begun since.
+  shows '(integer) [01]' OBJECT IDLETIME smoke:object
   shows '(integer) [1-9]*' OBJECT REFCOUNT smoke:object
   shows '(error) ERR An LFU maxmemory policy is not selected, access frequency not tracked.*' OBJECT FREQ smoke:object
   gives 'OK' SET smoke:object text
