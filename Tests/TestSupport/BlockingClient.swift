@@ -41,6 +41,17 @@ public struct BlockingClient: Sendable {
     return String(decoding: buffer.prefix(max(0, count)), as: UTF8.self)
   }
 
+  /// Reads until there are `count` bytes, or to the end.
+  public func read(atLeast count: Int) -> String {
+    var received = ""
+    while received.utf8.count < count {
+      let more = read()
+      if more.isEmpty { break }
+      received += more
+    }
+    return received
+  }
+
   /// Sends one line, and returns what the next read gives.
   public func ask(_ line: String) -> String {
     write(line + "\r\n")

@@ -1,4 +1,5 @@
-/* Preloaded, it takes away what the system grants as long as a process has fewer than 65,530 mappings: to move one. */
+/* Preloaded, it takes away what the system grants as long as a process has fewer than 65,530 mappings:
+   to move one. */
 
 #include <errno.h>
 #include <stddef.h>

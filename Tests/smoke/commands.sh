@@ -240,8 +240,9 @@ memory_commands() {
   gives 'OK' SET smoke:object 12345
   gives '"int"' OBJECT ENCODING smoke:object
   gives '(integer) 1' EXISTS smoke:object
-  # In whole seconds, and one may have begun since.
-  shows '(integer) [01]' OBJECT IDLETIME smoke:object
+  # In one connection: it is in whole seconds, and one may begin between two runs of redis-cli.
+  same "RESP$protocol: OBJECT IDLETIME" $'OK\n(integer) 0' \
+    "$(session 'SET smoke:object 12345' 'OBJECT IDLETIME smoke:object')"
   shows '(integer) [1-9]*' OBJECT REFCOUNT smoke:object
   shows '(error) ERR An LFU maxmemory policy is not selected, access frequency not tracked.*' OBJECT FREQ smoke:object
   gives 'OK' SET smoke:object text

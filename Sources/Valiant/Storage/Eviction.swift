@@ -19,10 +19,11 @@ import Synchronization
 ///
 /// One of 32 shards always obeys the first, another always the second; the others obey the one
 /// whose shards have lately had fewer misses (insertions of new keys), by more than chance makes of
-/// it: during a scan both miss everything, and a change of mind then costs what was popular. In a simulation of eleven
-/// traces it was never more than 0.65 points below the better of Redis's LRU and LFU with the same
-/// number of keys, and up to 12 above the worse one; S3-FIFO, SIEVE and W-TinyLFU each lost 4 to 54
-/// points on some trace. See Decisions.
+/// it: during a scan both miss everything, and a change of mind then costs what was popular.
+///
+/// In a simulation of eleven traces it was never more than 0.65 points below the better of Redis's
+/// LRU and LFU with the same number of keys, and up to 12 above the worse one; S3-FIFO, SIEVE and
+/// W-TinyLFU each lost 4 to 54 points on some trace. See Decisions.
 ///
 /// Any thread may call any method.
 ///

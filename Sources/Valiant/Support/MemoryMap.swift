@@ -36,10 +36,8 @@ enum MemoryMap {
     let address = UInt(bitPattern: block)
     if bytes < slowlyFreedBytes { return unmapNow(address, bytes) }
     Background.run { pause in
-      var offset = 0
-      while offset < bytes {
+      for offset in stride(from: 0, to: bytes, by: pieceBytes) {
         unmapNow(address + UInt(offset), min(bytes - offset, pieceBytes))
-        offset += pieceBytes
         pause()
       }
     }

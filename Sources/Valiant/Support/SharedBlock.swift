@@ -10,9 +10,9 @@ import Synchronization
 ///     block   [ owners: 4 | mapped: 4 | capacity: 8 | payload … ]
 ///
 /// Blocks of less than 32 KiB come from `malloc`; others are mappings of whole pages, which grow
-/// without being copied, as long as the system grants the process further mappings. Fresh pages cost the system half a microsecond each, a value of 64 KiB
-/// more than all that is done with it; so a few megabytes of mappings are kept for the next one, as long
-/// as one comes.
+/// without being copied, as long as the system grants the process further mappings. Fresh pages cost
+/// the system half a microsecond each, a value of 64 KiB more than all that is done with it; so a few
+/// megabytes of mappings are kept for the next one, as long as one comes.
 ///
 /// Any thread may retain and release. Who holds the only reference may write and grow.
 ///

@@ -131,11 +131,15 @@ import Testing
     #expect(reply == bulk(one))
   }
 
-  @Test("are refused while they arrive when there is no room for them") func refused() {
-    let server = TestServer {
-      $0.maxMemory = Settings.MemoryLimit(bytes: 20 << 20)
-      $0.evictionPolicy = .none
+  private func limitedServer(_ bytes: Int, _ policy: EvictionPolicy) -> TestServer {
+    TestServer {
+      $0.maxMemory = Settings.MemoryLimit(bytes: bytes)
+      $0.evictionPolicy = policy
     }
+  }
+
+  @Test("are refused while they arrive when there is no room for them") func refused() {
+    let server = limitedServer(20 << 20, .none)
     let pool = server.server.store.memory.pool
     let client = server.connect()
     let error = "-OOM command not allowed when used memory > 'maxmemory'.\r\n"
@@ -173,10 +177,7 @@ import Testing
   }
 
   @Test("count as arriving no longer than they arrive") func arriving() {
-    let server = TestServer {
-      $0.maxMemory = Settings.MemoryLimit(bytes: 4 << 20)
-      $0.evictionPolicy = .none
-    }
+    let server = limitedServer(4 << 20, .none)
     let pool = server.server.store.memory.pool
     let client = server.connect()
     func arriving() -> Int { pool.usedBytes - pool.blockBytes }
@@ -204,10 +205,7 @@ import Testing
   }
 
   @Test("make room by eviction as they come, and count until the client goes") func evicting() {
-    let server = TestServer {
-      $0.maxMemory = Settings.MemoryLimit(bytes: 16 << 20)
-      $0.evictionPolicy = .allKeysLRU
-    }
+    let server = limitedServer(16 << 20, .allKeysLRU)
     let pool = server.server.store.memory.pool
     let client = server.connect()
     for number in 0..<1200 {
