@@ -80,8 +80,9 @@ struct EntryReference: Equatable {
   private static let deadShare = 7
   /// Bytes that have to die for one step of compaction, which looks at so many times as many.
   private static let debtMin = 1024
+  private static let debtMax = 32 * 1024
   private static let repayment = 8
-  static let stepBytesMax = 16 * 1024
+  static let stepBytesMax = 8 * 1024
   private static let deadShareUnderPressure = 10
   /// Chunks that one search for a victim looks at.
   private static let searchedMax: UInt32 = 64
@@ -364,8 +365,13 @@ struct EntryReference: Equatable {
     return min(debt &* Self.repayment, Self.stepBytesMax)
   }
 
-  /// Forgets what has died, for compaction has begun.
-  mutating func repay() { debt = 0 }
+  /// Counts off what a step repays. What is left of a large entry is repaid by the next steps.
+  mutating func repay(_ bytes: Int) {
+    debt = max(0, min(debt, Self.debtMax) - bytes / Self.repayment)
+  }
+
+  /// Forgets what has died: there is nothing that would be worth moving.
+  mutating func forgetDebt() { debt = 0 }
 
   /// Living entries of the chunk that is being emptied, a few at once.
   struct Batch {

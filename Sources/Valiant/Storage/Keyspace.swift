@@ -324,10 +324,13 @@ struct Keyspace: ~Copyable {
   @inline(never)
   private mutating func compact(_ bytes: Int, _ memory: StorageContext) {
     var budget = bytes
-    arena.repay()
+    arena.repay(bytes)
     while true {
       let batch = arena.nextToMove(&budget, memory.pool)
-      if batch.count == 0 { return }
+      if batch.count == 0 {
+        if budget > 0 { arena.forgetDebt() }
+        return
+      }
       // Their slots are scattered over memory: ask for all of them before the first is needed.
       var hashes: InlineArray<8, UInt64> = .init(repeating: 0)
       for index in 0..<batch.count {
@@ -360,7 +363,7 @@ struct Keyspace: ~Copyable {
     }
   }
 
-  private static let consolidationBytesMax = 32 * 1024
+  private static let consolidationBytesMax = 16 * 1024
 
   // MARK: Expiry
 
