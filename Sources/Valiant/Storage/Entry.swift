@@ -190,6 +190,20 @@ import Glibc
         fromByteOffset: offset &+ Entry.deadlineBytes, as: Int.self))
   }
 
+  /// Writes another deadline in the place of the one there is, if it fits there.
+  func replaceDeadline(_ deadline: Timestamp) -> Bool {
+    let layout = layout
+    let near = Entry.near(deadline)
+    guard layout.deadlineBytes == Entry.deadlineBytes, near != Entry.farDeadline else {
+      return false
+    }
+    // SAFETY: five bytes for a deadline begin there.
+    unsafe UnsafeMutableRawPointer(base).storeBytes(
+      of: UInt32(truncatingIfNeeded: near), toByteOffset: layout.deadlineOffset, as: UInt32.self)
+    unsafe base[layout.deadlineOffset + 4] = UInt8(truncatingIfNeeded: near &>> 32)
+    return true
+  }
+
   @inline(__always)
   var hasDeadline: Bool { unsafe base[0] & Entry.expires != 0 }
 
@@ -280,6 +294,28 @@ import Glibc
       self.flags = flags
       self.valueLength = valueLength
       self.headerSize = headerSize &+ Content.bytes(of: deadline)
+    }
+
+    /// An entry whose value is a number.
+    init(key: Bytes, number: Int, deadline: Timestamp?) {
+      self.key = key
+      value = .empty
+      self.number = number
+      self.deadline = deadline
+      let wideKey = key.count > 0xff ? Entry.wideKey : 0
+      flags =
+        (deadline == nil ? 0 : Entry.expires) | wideKey | ValueType.integer << Entry.typeShift
+      valueLength = Content.width(number)
+      headerSize = (wideKey == 0 ? 6 : 9) + Content.bytes(of: deadline)
+    }
+
+    /// What an entry holds that has no block of its own, with another key and deadline.
+    init(of entry: Entry, key: Bytes, deadline: Timestamp?) {
+      switch entry.value {
+      case .bytes(let bytes), .long(let bytes, _):
+        self.init(key: key, value: bytes, deadline: deadline)
+      case .integer(let number): self.init(key: key, number: number, deadline: deadline)
+      }
     }
 
     /// An entry in front of a long value.

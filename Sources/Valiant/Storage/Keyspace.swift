@@ -99,6 +99,25 @@ struct Keyspace: ~Copyable {
       return setByCopying(key, hash: hash, to: value, deadline: deadline, now: now, memory)
     }
     let content = Entry.Content(key: key, value: value, deadline: deadline)
+    return put(content, key, hash: hash, deadline: deadline, now: now, memory)
+  }
+
+  /// Sets `key` to a number, whatever it was before. O(1).
+  ///
+  /// - Returns: False when there was no memory, and nothing has changed.
+  mutating func set(
+    _ key: Bytes, hash: UInt64, to number: Int, deadline: Timestamp?, now: Timestamp,
+    _ memory: StorageContext
+  ) -> Bool {
+    let content = Entry.Content(key: key, number: number, deadline: deadline)
+    return put(content, key, hash: hash, deadline: deadline, now: now, memory)
+  }
+
+  @inline(__always)
+  private mutating func put(
+    _ content: borrowing Entry.Content, _ key: Bytes, hash: UInt64, deadline: Timestamp?,
+    now: Timestamp, _ memory: StorageContext
+  ) -> Bool {
     guard let position = table.find(key, hash: hash, in: arena.chunks) else {
       return insert(content, hash: hash, deadline: deadline, memory)
     }
@@ -237,11 +256,32 @@ struct Keyspace: ~Copyable {
     if entry.isLong {
       return setDeadline(deadline, ofLong: key, hash: hash, now: now, memory) ? true : nil
     }
-    // The header changes its size, so the entry is written anew.
-    let isSet = entry.value.array.withBytes { value in
-      set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
+    guard let position = table.find(key, hash: hash, in: arena.chunks) else { return false }
+    if let deadline, entry.replaceDeadline(deadline) {
+      expiringCount -= 1
+    } else if !rewrite(position, key, deadline: deadline, memory) {
+      return nil
     }
-    return isSet ? true : nil
+    if let deadline { noteDeadline(deadline, hash: hash) }
+    return true
+  }
+
+  /// Writes an entry anew elsewhere, for its header changes its size.
+  private mutating func rewrite(
+    _ position: HashTable.Position, _ key: Bytes, deadline: Timestamp?, _ memory: StorageContext
+  ) -> Bool {
+    let old = position.reference
+    let size = Entry.Content(of: position.entry, key: key, deadline: deadline).size
+    guard let new = arena.allocate(size, memory.pool) else { return false }
+    // The old one may be elsewhere by now.
+    let entry = arena.chunks.entry(old)
+    let content = Entry.Content(of: entry, key: key, deadline: deadline)
+    if entry.hasDeadline { expiringCount -= 1 }
+    arena.chunks.entry(new).write(content, access: entry.access)
+    position.replace(with: new)
+    arena.remove(old, memory.pool)
+    compact(memory)
+    return true
   }
 
   /// The same for a long value, which stays where it is while its header changes.

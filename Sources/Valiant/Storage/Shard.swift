@@ -155,6 +155,14 @@ import Glibc
 
   /// See `Keyspace.set`.
   func set(
+    _ key: Bytes, hash: UInt64, to number: Int, deadline: Timestamp?, now: Timestamp,
+    _ memory: StorageContext
+  ) -> Bool {
+    unsafe pointer.pointee.set(key, hash: hash, to: number, deadline: deadline, now: now, memory)
+  }
+
+  /// See `Keyspace.set`.
+  func set(
     _ key: Bytes, hash: UInt64, to value: LongValue, deadline: Timestamp?, now: Timestamp,
     _ memory: StorageContext
   ) -> Bool {

@@ -17,4 +17,31 @@ enum Value {
     case .integer(let number): Array(String(number).utf8)
     }
   }
+
+  /// Lends the string's bytes to `body`.
+  func withBytes<Result, Failure: Error>(
+    _ body: (Bytes) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    switch self {
+    case .bytes(let bytes), .long(let bytes, _): return try body(bytes)
+    case .integer: return try array.withBytes(body)
+    }
+  }
+
+  /// Bytes of the string.
+  var count: Int {
+    switch self {
+    case .bytes(let bytes), .long(let bytes, _): bytes.count
+    case .integer(let number): decimalLength(number)
+    }
+  }
+
+  /// Whether the string is the same as `other`.
+  func equals(_ other: Bytes) -> Bool {
+    switch self {
+    case .bytes(let bytes), .long(let bytes, _): bytes == other
+    // A number and its text determine each other.
+    case .integer(let number): other.integer == number
+    }
+  }
 }

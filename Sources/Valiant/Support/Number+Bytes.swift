@@ -52,15 +52,8 @@ extension Bytes {
   _ number: Int, to target: UnsafeMutablePointer<UInt8>
 ) -> Int {
   var magnitude = number.magnitude
-  var length = number < 0 ? 1 : 0
   if number < 0 { unsafe target[0] = UInt8(ascii: "-") }
-  var power: UInt = 10
-  var digits = 1
-  while digits < 19, magnitude >= power {
-    power &*= 10
-    digits += 1
-  }
-  length += digits
+  let length = decimalLength(number)
   var position = length
   repeat {
     position -= 1
@@ -68,4 +61,16 @@ extension Bytes {
     magnitude /= 10
   } while magnitude > 0
   return length
+}
+
+/// How many bytes `writeDecimal` writes for `number`, 1...20.
+func decimalLength(_ number: Int) -> Int {
+  let magnitude = number.magnitude
+  var power: UInt = 10
+  var digits = 1
+  while digits < 19, magnitude >= power {
+    power &*= 10
+    digits += 1
+  }
+  return number < 0 ? digits + 1 : digits
 }

@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 
 /// A moment in milliseconds of the steady clock, the unit in which keys expire.
 ///
@@ -16,8 +17,11 @@ struct Timestamp: Comparable, Sendable {
 
   /// The moment of a time of day, milliseconds since 1970, by the clock as it stands now.
   init(unixMilliseconds: Int) {
-    milliseconds = unixMilliseconds &- Clock.wallMilliseconds &+ Timestamp.now.milliseconds
+    milliseconds = unixMilliseconds &- Clock.wallOffsetMilliseconds
   }
+
+  /// The same moment as a time of day, milliseconds since 1970, by the clock as it stands now.
+  var unixMilliseconds: Int { milliseconds &+ Clock.wallOffsetMilliseconds }
 
   init(milliseconds: Int) {
     self.milliseconds = milliseconds
@@ -38,6 +42,36 @@ enum Clock {
 
   /// Processor time of the calling thread. A call of the system: a third of a microsecond.
   static var threadNanoseconds: Int { read(CLOCK_THREAD_CPUTIME_ID) }
+
+  /// By how many milliseconds the time of day is ahead of the steady clock.
+  ///
+  /// It changes only when somebody sets the clock: so a deadline that was given as a time of day is
+  /// shown as it was given, to the millisecond.
+  static var wallOffsetMilliseconds: Int {
+    let measured = measuredOffset
+    let known = knownOffset.load(ordering: .relaxed)
+    if abs(measured - known) <= offsetTolerance { return known / 1_000_000 }
+    knownOffset.store(measured, ordering: .relaxed)
+    return measured / 1_000_000
+  }
+
+  private static let knownOffset = Atomic(0)
+  /// The clocks cannot be read at one moment.
+  private static let offsetTolerance = 1_000_000
+  private static let readAttempts = 10
+
+  private static var measuredOffset: Int {
+    var offset = 0
+    var least = Int.max
+    for _ in 0..<readAttempts {
+      let before = steadyNanoseconds
+      let wall = wallNanoseconds
+      let taken = steadyNanoseconds - before
+      if taken < least { (offset, least) = (wall - before - taken / 2, taken) }
+      if least < offsetTolerance / 10 { break }
+    }
+    return offset
+  }
 
   @inline(__always)
   private static func read(_ clock: clockid_t) -> Int {

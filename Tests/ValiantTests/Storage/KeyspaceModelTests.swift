@@ -24,6 +24,14 @@ private final class Model {
     return isSet
   }
 
+  func set(_ key: [UInt8], number: Int, _ deadline: Timestamp?) {
+    let isSet = key.withBytes { key in
+      keyspace.set(
+        key, hash: memory.hashing.hash(key), to: number, deadline: deadline, now: now, memory)
+    }
+    if isSet { expected[key] = (Array(String(number).utf8), deadline) }
+  }
+
   func setDeadline(_ key: [UInt8], _ deadline: Timestamp?) -> Bool? {
     key.withBytes { key in
       keyspace.setDeadline(deadline, of: key, hash: memory.hashing.hash(key), now: now, memory)
@@ -106,16 +114,23 @@ private final class Model {
       }
     }
     func deadline() -> Timestamp? {
-      Bool.random(using: &random)
-        ? nil
-        : Timestamp(milliseconds: model.now.milliseconds + Int.random(in: 0...500, using: &random))
+      switch Int.random(in: 0..<20, using: &random) {
+      case 0..<10: nil
+      // Too far away for the few bytes that a deadline usually takes.
+      case 10: Timestamp(milliseconds: 1 << 40 + Int.random(in: 0...1, using: &random))
+      default:
+        Timestamp(milliseconds: model.now.milliseconds + Int.random(in: 0...500, using: &random))
+      }
     }
     for step in 0..<60_000 {
       let number = Int.random(in: 0..<keyCount, using: &random)
       // Some keys are longer than a byte can count.
       let key = Array("k\(number)".utf8) + [UInt8](repeating: 7, count: number % 50 == 0 ? 300 : 0)
       switch Int.random(in: 0..<10, using: &random) {
-      case 0..<4: model.set(key, value(), deadline())
+      case 0..<3: model.set(key, value(), deadline())
+      case 3:
+        let width = Int.random(in: 0..<64, using: &random)
+        model.set(key, number: Int(truncatingIfNeeded: random.next()) >> width, deadline())
       case 4..<7: #expect(model.get(key) == model.living(key), "seed \(seed), step \(step)")
       case 7:
         let expected = model.living(key) != nil
