@@ -13,6 +13,8 @@ struct Command: Sendable {
   let arity: Int
   let flags: Flags
   let keys: KeyPositions
+  /// What clients of several servers go by, in the words of COMMAND INFO.
+  let tips: [String]
   /// One sentence that says what it does.
   let summary: String
   let complexity: String
@@ -26,7 +28,7 @@ struct Command: Sendable {
 
   init(
     _ syntax: String, arity: Int, flags: Flags = [], keys: KeyPositions = .none,
-    summary: String, complexity: String = "O(1)", since: String = "1.0.0",
+    tips: [String] = [], summary: String, complexity: String = "O(1)", since: String = "1.0.0",
     subcommands: [Command] = [], handler: @escaping Handler
   ) {
     // Bytes rather than characters: those would bring Unicode's tables into memory at every start.
@@ -40,6 +42,7 @@ struct Command: Sendable {
     self.arity = arity
     self.flags = flags
     self.keys = keys
+    self.tips = tips
     self.summary = summary
     self.complexity = complexity
     self.since = since

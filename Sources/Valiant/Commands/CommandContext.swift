@@ -118,6 +118,36 @@
     if !isSet { throw .outOfMemory }
   }
 
+  /// Sets the key that argument `index` names to a value that was made for it.
+  ///
+  /// - Throws: `outOfMemory`; then nothing has changed.
+  func set(_ index: Int, to bytes: Bytes, deadline: Timestamp?) throws(CommandError) {
+    let key = key(index)
+    let isSet = key.keyspace.set(
+      key.bytes, hash: key.hash, to: bytes, deadline: deadline, now: now, memory)
+    if !isSet { throw .outOfMemory }
+  }
+
+  /// The same for a number.
+  func set(_ index: Int, to number: Int, deadline: Timestamp?) throws(CommandError) {
+    let key = key(index)
+    let isSet = key.keyspace.set(
+      key.bytes, hash: key.hash, to: number, deadline: deadline, now: now, memory)
+    if !isSet { throw .outOfMemory }
+  }
+
+  /// Gives the key that argument `index` names another deadline, or none.
+  ///
+  /// - Returns: Whether the key was there.
+  /// - Throws: `outOfMemory`; then nothing has changed.
+  func setDeadline(_ deadline: Timestamp?, of index: Int) throws(CommandError) -> Bool {
+    let key = key(index)
+    let isSet = key.keyspace.setDeadline(
+      deadline, of: key.bytes, hash: key.hash, now: now, memory)
+    guard let isSet else { throw .outOfMemory }
+    return isSet
+  }
+
   /// Removes the key that argument `index` names; false when it was not there.
   func remove(_ index: Int) -> Bool {
     let key = key(index)

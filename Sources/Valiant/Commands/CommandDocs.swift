@@ -188,7 +188,8 @@ struct CommandSyntax {
   private static func value(_ name: String) -> Argument {
     switch name {
     case "key": Argument(name: name, type: "key", keyIndex: 0)
-    case "seconds", "milliseconds", "index", "client-id", "protover":
+    case "seconds", "milliseconds", "index", "client-id", "protover", "start", "end", "increment",
+      "decrement":
       Argument(name: name, type: "integer")
     case "unix-time-seconds", "unix-time-milliseconds": Argument(name: name, type: "unix-time")
     default: Argument(name: name, type: "string")

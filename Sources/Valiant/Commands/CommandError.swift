@@ -8,9 +8,17 @@ enum CommandError: Error {
   case frequencyNotTracked
   case idleTimeNotTracked
   case syntax
+  case notAFloat
+  case incrementOverflow
+  case decrementOverflow
+  case incrementNotFinite
+  case noSuchKey
+  case expireOptionsExclusive
+  case expireOrderExclusive
+  case unsupportedOption([UInt8])
   case notAnInteger
   case databaseOutOfRange
-  case invalidExpireTime
+  case invalidExpireTime(command: String)
   case unknownCommand(name: [UInt8], arguments: [UInt8])
   case unknownSubcommand(name: [UInt8], container: String)
   case arity(command: String)
@@ -51,6 +59,9 @@ enum CommandError: Error {
       return "ERR No such user '".utf8 + name + "'".utf8
     case .unrecognizedOption(let option):
       return "ERR Unrecognized option '".utf8 + option + "'".utf8
+    case .unsupportedOption(let option):
+      // Redis shows what stands in front of a zero byte.
+      return "ERR Unsupported option ".utf8 + Array(option.prefix { $0 != 0 })
     case .unknownSetting(let name):
       return "ERR Unknown option or number of arguments for CONFIG SET - '".utf8 + name + "'".utf8
     default:
@@ -73,7 +84,15 @@ enum CommandError: Error {
     case .syntax: "ERR syntax error"
     case .notAnInteger: "ERR value is not an integer or out of range"
     case .databaseOutOfRange: "ERR DB index is out of range"
-    case .invalidExpireTime: "ERR invalid expire time in 'set' command"
+    case .invalidExpireTime(let command): "ERR invalid expire time in '\(command)' command"
+    case .notAFloat: "ERR value is not a valid float"
+    case .incrementOverflow: "ERR increment or decrement would overflow"
+    case .decrementOverflow: "ERR decrement would overflow"
+    case .incrementNotFinite: "ERR increment would produce NaN or Infinity"
+    case .noSuchKey: "ERR no such key"
+    case .expireOptionsExclusive:
+      "ERR NX and XX, GT or LT options at the same time are not compatible"
+    case .expireOrderExclusive: "ERR GT and LT options at the same time are not compatible"
     case .arity(let command): "ERR wrong number of arguments for '\(command)' command"
     case .notAuthenticated: "NOAUTH Authentication required."
     case .helloNotAuthenticated:
@@ -100,7 +119,7 @@ enum CommandError: Error {
       "ERR CONFIG SET failed (possibly related to argument '\(name)') - \(reason)"
     case .noShutdown: "ERR No shutdown in progress."
     case .unknownCommand, .unknownSubcommand, .helloOption, .unknownClientType, .noSuchUser,
-      .unrecognizedOption, .unknownSetting:
+      .unrecognizedOption, .unsupportedOption, .unknownSetting:
       preconditionFailure("has bytes of the client in it")
     }
   }

@@ -15,7 +15,8 @@
   let topLevel: [Command]
 
   static let shared = CommandTable(families: [
-    StringCommands.self, KeyCommands.self, ObjectCommands.self, MemoryCommands.self,
+    StringCommands.self, NumberCommands.self, KeyCommands.self, ExpiryCommands.self,
+    ObjectCommands.self, MemoryCommands.self,
     ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
   ])

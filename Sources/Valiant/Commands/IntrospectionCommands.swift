@@ -148,7 +148,8 @@ enum IntrospectionCommands: CommandFamily {
     let categories = command.aclCategories
     reply.set(categories.count)
     for category in categories { reply.status(text: category) }
-    reply.array(0)  // tips
+    reply.set(command.tips.count)
+    for tip in command.tips { reply.bulkString(tip) }
     writeKeySpecification(command.keys, to: &reply)
     reply.array(command.subcommands.count)
     for subcommand in command.subcommands {

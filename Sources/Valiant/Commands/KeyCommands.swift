@@ -4,24 +4,28 @@ enum KeyCommands: CommandFamily {
   static let commands: [Command] = [
     Command(
       "DEL key [key ...]", arity: -2, flags: [.write], keys: .all("RM", "delete"),
+      tips: ["request_policy:multi_shard", "response_policy:agg_sum"],
       summary: "Deletes one or more keys.", complexity: "O(N) where N is the number of keys.",
       handler: delete),
     // Memory is freed lazily by both where that would take time.
     Command(
       "UNLINK key [key ...]", arity: -2, flags: [.write, .fast], keys: .all("RM", "delete"),
+      tips: ["request_policy:multi_shard", "response_policy:agg_sum"],
       summary: "Asynchronously deletes one or more keys.",
       complexity: "O(N) where N is the number of keys.", since: "4.0.0", handler: delete),
     Command(
       "EXISTS key [key ...]", arity: -2, flags: [.readonly, .fast], keys: .all("RO"),
+      tips: ["request_policy:multi_shard", "response_policy:agg_sum"],
       summary: "Determines whether one or more keys exist.",
       complexity: "O(N) where N is the number of keys.", handler: exists),
     Command(
-      "TTL key", arity: 2, flags: [.readonly, .fast], keys: .one("RO", "access"),
-      summary: "Returns the expiration time in seconds of a key.", handler: timeToLiveInSeconds),
+      "TOUCH key [key ...]", arity: -2, flags: [.readonly, .fast], keys: .all("RO"),
+      tips: ["request_policy:multi_shard", "response_policy:agg_sum"],
+      summary: "Notes a use of one or more keys and returns how many of them exist.",
+      complexity: "O(N) where N is the number of keys.", since: "3.2.1", handler: touch),
     Command(
-      "PTTL key", arity: 2, flags: [.readonly, .fast], keys: .one("RO", "access"),
-      summary: "Returns the expiration time in milliseconds of a key.", since: "2.6.0",
-      handler: timeToLive),
+      "TYPE key", arity: 2, flags: [.readonly, .fast], keys: .one("RO"),
+      summary: "Determines the type of value stored at a key.", handler: type),
   ]
 
   private static func delete(_ context: inout CommandContext) throws(CommandError) {
@@ -36,19 +40,13 @@ enum KeyCommands: CommandFamily {
     context.reply.integer(found)
   }
 
-  private static func timeToLiveInSeconds(_ context: inout CommandContext) throws(CommandError) {
-    let milliseconds = millisecondsLeft(context)
-    context.reply.integer(milliseconds < 0 ? milliseconds : (milliseconds + 500) / 1000)
+  private static func touch(_ context: inout CommandContext) throws(CommandError) {
+    var found = 0
+    for index in 1..<context.request.count where context.stringIfAny(index) != nil { found += 1 }
+    context.reply.integer(found)
   }
 
-  private static func timeToLive(_ context: inout CommandContext) throws(CommandError) {
-    context.reply.integer(millisecondsLeft(context))
-  }
-
-  /// -2 for a missing key, -1 for one that does not expire.
-  private static func millisecondsLeft(_ context: borrowing CommandContext) -> Int {
-    guard let entry = context.entry(1) else { return -2 }
-    guard let deadline = entry.deadline else { return -1 }
-    return deadline.milliseconds - context.now.milliseconds
+  private static func type(_ context: inout CommandContext) throws(CommandError) {
+    context.reply.status(context.entry(1) == nil ? "none" : "string")
   }
 }

@@ -6,21 +6,74 @@ enum StringCommands: CommandFamily {
       "GET key", arity: 2, flags: [.readonly, .fast], keys: .one("RO", "access"),
       summary: "Returns the string value of a key.", handler: get),
     Command(
-      "SET key value [NX|XX] [GET] [EX seconds|PX milliseconds|EXAT unix-time-seconds|PXAT unix-time-milliseconds|KEEPTTL]",
+      "SET key value [NX|XX|IFEQ comparison-value] [GET] [EX seconds|PX milliseconds|EXAT unix-time-seconds|PXAT unix-time-milliseconds|KEEPTTL]",
       arity: -3, flags: [.write, .denyoom],
       keys: .one("RW", "access", "update", "variable_flags"),
       summary:
         "Sets the string value of a key, ignoring its type. The key is created if it doesn't exist.",
       handler: set),
     Command(
+      "SETNX key value", arity: 3, flags: [.write, .denyoom, .fast], keys: .one("OW", "insert"),
+      summary: "Sets the string value of a key only when the key doesn't exist.",
+      handler: setIfMissing),
+    Command(
+      "SETEX key seconds value", arity: 4, flags: [.write, .denyoom], keys: .one("OW", "update"),
+      summary: "Sets the string value and expiration time of a key in seconds.", since: "2.0.0",
+      handler: { context throws(CommandError) in try setForTime(&context, .seconds) }),
+    Command(
+      "PSETEX key milliseconds value", arity: 4, flags: [.write, .denyoom],
+      keys: .one("OW", "update"),
+      summary: "Sets the string value and expiration time of a key in milliseconds.",
+      since: "2.6.0",
+      handler: { context throws(CommandError) in try setForTime(&context, .milliseconds) }),
+    Command(
+      "GETSET key value", arity: 3, flags: [.write, .denyoom, .fast],
+      keys: .one("RW", "access", "update"),
+      summary: "Returns the previous string value of a key after setting it to a new value.",
+      handler: getAndSet),
+    Command(
+      "GETDEL key", arity: 2, flags: [.write, .fast], keys: .one("RW", "access", "delete"),
+      summary: "Returns the string value of a key after deleting the key.", since: "6.2.0",
+      handler: getAndDelete),
+    Command(
+      "GETEX key [EX seconds|PX milliseconds|EXAT unix-time-seconds|PXAT unix-time-milliseconds|PERSIST]",
+      arity: -2, flags: [.write, .fast], keys: .one("RW", "access", "update"),
+      summary: "Returns the string value of a key after setting its expiration time.",
+      since: "6.2.0", handler: getAndExpire),
+    Command(
+      "DELIFEQ key value", arity: 3, flags: [.write, .fast], keys: .one("RW", "access", "delete"),
+      summary: "Deletes a key if its string value is the one given.", since: "9.0.0",
+      handler: deleteIfEqual),
+    Command(
+      "STRLEN key", arity: 2, flags: [.readonly, .fast], keys: .one("RO"),
+      summary: "Returns the length of a string value.", since: "2.2.0", handler: length),
+    Command(
+      "GETRANGE key start end", arity: 4, flags: [.readonly], keys: .one("RO", "access"),
+      summary: "Returns a substring of the string stored at a key.",
+      complexity: "O(N) where N is the length of the returned string.", since: "2.4.0",
+      handler: range),
+    Command(
+      "SUBSTR key start end", arity: 4, flags: [.readonly], keys: .one("RO", "access"),
+      summary: "Returns a substring from a string value.",
+      complexity: "O(N) where N is the length of the returned string.", handler: range),
+    Command(
       "MGET key [key ...]", arity: -2, flags: [.readonly, .fast], keys: .all("RO", "access"),
+      tips: ["request_policy:multi_shard"],
       summary: "Atomically returns the string values of one or more keys.",
       complexity: "O(N) where N is the number of keys to retrieve.", handler: getMany),
     Command(
       "MSET key value [key value ...]", arity: -3, flags: [.write, .denyoom],
       keys: .pairs("OW", "update"),
+      tips: ["request_policy:multi_shard", "response_policy:all_succeeded"],
       summary: "Atomically creates or modifies the string values of one or more keys.",
       complexity: "O(N) where N is the number of keys to set.", since: "1.0.1", handler: setMany),
+    Command(
+      "MSETNX key value [key value ...]", arity: -3, flags: [.write, .denyoom],
+      keys: .pairs("OW", "insert"),
+      tips: ["request_policy:multi_shard", "response_policy:agg_min"],
+      summary: "Atomically sets one or more keys only when none of them exists.",
+      complexity: "O(N) where N is the number of keys to set.", since: "1.0.1",
+      handler: setManyIfMissing),
   ]
 
   // The two hottest handlers become part of their rows' closures: a call less each.
@@ -49,111 +102,212 @@ enum StringCommands: CommandFamily {
     }
   }
 
-  /// If memory ends on the way, keys that were set before stay set.
   private static func setMany(_ context: inout CommandContext) throws(CommandError) {
-    guard context.request.count % 2 == 1 else { throw .arity(command: context.command.name) }
-    for index in stride(from: 1, to: context.request.count, by: 2) {
-      try context.set(index, toArgument: index + 1, deadline: nil)
-    }
+    try checkPairs(context)
+    try setPairs(&context)
     context.reply.ok()
   }
 
-  private struct SetOptions {
-    var onlyIfMissing = false
-    var onlyIfPresent = false
-    var returnsOld = false
-    var keepsDeadline = false
-    var deadline: Timestamp?
+  private static func setManyIfMissing(_ context: inout CommandContext) throws(CommandError) {
+    try checkPairs(context)
+    for index in stride(from: 1, to: context.request.count, by: 2)
+    where context.entry(index) != nil {
+      return context.reply.integer(0)
+    }
+    try setPairs(&context)
+    context.reply.integer(1)
+  }
+
+  private static func checkPairs(_ context: borrowing CommandContext) throws(CommandError) {
+    guard context.request.count % 2 == 1 else { throw .arity(command: context.command.name) }
+  }
+
+  /// If memory ends on the way, keys that were set before stay set.
+  private static func setPairs(_ context: inout CommandContext) throws(CommandError) {
+    for index in stride(from: 1, to: context.request.count, by: 2) {
+      try context.set(index, toArgument: index + 1, deadline: nil)
+    }
+  }
+
+  private static func setIfMissing(_ context: inout CommandContext) throws(CommandError) {
+    if context.entry(1) != nil { return context.reply.integer(0) }
+    try context.set(1, toArgument: 2, deadline: nil)
+    context.reply.integer(1)
+  }
+
+  private static func setForTime(
+    _ context: inout CommandContext, _ unit: Expiry.Unit
+  ) throws(CommandError) {
+    let deadline = try Expiry.deadline(context.integer(2), unit, in: context)
+    try context.set(1, toArgument: 3, deadline: deadline)
+    context.reply.ok()
+  }
+
+  private static func getAndSet(_ context: inout CommandContext) throws(CommandError) {
+    let start = context.reply.output.mark
+    try get(&context)
+    try set(&context, deadline: nil, answeredFrom: start)
+  }
+
+  /// Sets key 1 to argument 2, behind the reply, which is taken back when that fails.
+  private static func set(
+    _ context: inout CommandContext, deadline: Timestamp?, answeredFrom start: OutputBuffer.Mark
+  ) throws(CommandError) {
+    do throws(CommandError) {
+      try context.set(1, toArgument: 2, deadline: deadline)
+    } catch {
+      context.reply.output.truncate(to: start)
+      throw error
+    }
+  }
+
+  private static func getAndDelete(_ context: inout CommandContext) throws(CommandError) {
+    try get(&context)
+    _ = context.remove(1)
+  }
+
+  private static func getAndExpire(_ context: inout CommandContext) throws(CommandError) {
+    let options = try StringOptions(context, from: 2, .get)
+    let start = context.reply.output.mark
+    guard let value = try context.string(1) else { return context.reply.null() }
+    let deadline = try options.deadline(in: context)
+    context.reply.bulkString(value)
+    do throws(CommandError) {
+      if let deadline, deadline <= context.now {
+        _ = context.remove(1)
+      } else if deadline != nil || options.removesDeadline {
+        _ = try context.setDeadline(deadline, of: 1)
+      }
+    } catch {
+      context.reply.output.truncate(to: start)
+      throw error
+    }
+  }
+
+  private static func deleteIfEqual(_ context: inout CommandContext) throws(CommandError) {
+    let isEqual = context.entry(1)?.value.equals(context.request[2]) ?? false
+    context.reply.integer(isEqual && context.remove(1) ? 1 : 0)
+  }
+
+  private static func length(_ context: inout CommandContext) throws(CommandError) {
+    context.reply.integer(try context.string(1)?.count ?? 0)
+  }
+
+  private static func range(_ context: inout CommandContext) throws(CommandError) {
+    let (start, end) = (try context.integer(2), try context.integer(3))
+    guard let value = try context.string(1) else { return context.reply.bulkString(.empty) }
+    let count = value.count
+    // Both may count from the end. In front of the beginning is the beginning, as in Redis.
+    let first = max(start < 0 ? count + start : start, 0)
+    let last = min(max(end < 0 ? count + end : end, 0), count - 1)
+    if first > last || (start < 0 && end < 0 && start > end) {
+      return context.reply.bulkString(.empty)
+    }
+    switch value {
+    case .bytes(let bytes): context.reply.bulkString(bytes[first..<last + 1])
+    case .long(let bytes, let block):
+      context.reply.bulkString(bytes[first..<last + 1], in: block)
+    case .integer: value.withBytes { context.reply.bulkString($0[first..<last + 1]) }
+    }
   }
 
   private static func setWithOptions(_ context: inout CommandContext) throws(CommandError) {
-    let options = try setOptions(context)
+    let options = try StringOptions(context, from: 3, .set)
+    let newDeadline = try options.deadline(in: context)
+    let start = context.reply.output.mark
     let old = context.entry(1)
     if options.returnsOld {
       if let old { context.reply.bulkString(old.value) } else { context.reply.null() }
     }
-    let isRefused = old == nil ? options.onlyIfPresent : options.onlyIfMissing
-    if isRefused {
+    if options.refuses(old, context) {
       if !options.returnsOld { context.reply.null() }
       return
     }
-    let deadline = options.keepsDeadline ? old?.deadline : options.deadline
+    let deadline = options.keepsDeadline ? old?.deadline : newDeadline
     if let deadline, deadline < context.now {
       _ = context.remove(1)
     } else {
-      try context.set(1, toArgument: 2, deadline: deadline)
+      try set(&context, deadline: deadline, answeredFrom: start)
     }
     if !options.returnsOld { context.reply.ok() }
   }
+}
 
-  private static func setOptions(
-    _ context: borrowing CommandContext
-  ) throws(CommandError) -> SetOptions {
-    var options = SetOptions()
-    var expiry: (unit: Expiry.Unit, argument: Int)?
-    var index = 3
-    while index < context.request.count {
-      let option = context.request[index]
-      if option.equalsIgnoringCase("NX"), !options.onlyIfPresent {
-        options.onlyIfMissing = true
-      } else if option.equalsIgnoringCase("XX"), !options.onlyIfMissing {
-        options.onlyIfPresent = true
-      } else if option.equalsIgnoringCase("GET") {
-        options.returnsOld = true
-      } else if option.equalsIgnoringCase("KEEPTTL"), expiry == nil {
-        options.keepsDeadline = true
-      } else if let unit = Expiry.Unit(option), expiry == nil, !options.keepsDeadline,
-        index + 1 < context.request.count
+/// Options of SET and GETEX.
+private struct StringOptions {
+  enum Kind {
+    case set, get
+  }
+
+  private enum Condition: Equatable {
+    case ifMissing, ifPresent
+    /// The value is that of this argument.
+    case ifEqual(Int)
+  }
+
+  private var condition: Condition?
+  private(set) var returnsOld = false
+  private(set) var keepsDeadline = false
+  private(set) var removesDeadline = false
+  private var expiry: (unit: Expiry.Unit, argument: Int)?
+
+  /// - Throws: `syntax`.
+  init(
+    _ context: borrowing CommandContext, from first: Int, _ kind: Kind
+  ) throws(CommandError) {
+    let request = context.request
+    var index = first
+    while index < request.count {
+      let option = request[index]
+      let keepsOrRemoves = keepsDeadline || removesDeadline
+      // The same unit twice is allowed, and the last one counts, as in Redis.
+      if let unit = Expiry.Unit(option), !keepsOrRemoves, expiry == nil || expiry?.unit == unit,
+        index + 1 < request.count
       {
         index += 1
         expiry = (unit, index)
-      } else {
+      } else if kind == .get, option.equalsIgnoringCase("PERSIST"), expiry == nil {
+        removesDeadline = true
+      } else if kind == .set, option.equalsIgnoringCase("KEEPTTL"), expiry == nil {
+        keepsDeadline = true
+      } else if kind == .set, option.equalsIgnoringCase("GET") {
+        returnsOld = true
+      } else if kind == .get || !takeCondition(request, &index) {
         throw .syntax
       }
       index += 1
     }
-    if let expiry {
-      options.deadline = try Expiry.deadline(
-        context.integer(expiry.argument), expiry.unit, now: context.now)
-    }
-    return options
-  }
-}
-
-/// Expiry arguments: a number in one of four units, and the deadline that follows from it.
-enum Expiry {
-  enum Unit {
-    case seconds, milliseconds, unixSeconds, unixMilliseconds
-
-    init?(_ option: Bytes) {
-      if option.equalsIgnoringCase("EX") {
-        self = .seconds
-      } else if option.equalsIgnoringCase("PX") {
-        self = .milliseconds
-      } else if option.equalsIgnoringCase("EXAT") {
-        self = .unixSeconds
-      } else if option.equalsIgnoringCase("PXAT") {
-        self = .unixMilliseconds
-      } else {
-        return nil
-      }
-    }
   }
 
-  /// - Throws: `invalidExpireTime` when the number is not positive, or too large in milliseconds.
-  static func deadline(
-    _ number: Int, _ unit: Unit, now: Timestamp
-  ) throws(CommandError) -> Timestamp {
-    guard number > 0 else { throw .invalidExpireTime }
-    let isSeconds = unit == .seconds || unit == .unixSeconds
-    let (milliseconds, overflow) = number.multipliedReportingOverflow(by: isSeconds ? 1000 : 1)
-    if overflow { throw .invalidExpireTime }
-    if unit == .unixSeconds || unit == .unixMilliseconds {
-      return Timestamp(unixMilliseconds: milliseconds)
+  /// Reads a condition that does not contradict another.
+  private mutating func takeCondition(_ request: Request, _ index: inout Int) -> Bool {
+    let option = request[index]
+    if option.equalsIgnoringCase("NX"), condition == nil || condition == .ifMissing {
+      condition = .ifMissing
+    } else if option.equalsIgnoringCase("XX"), condition == nil || condition == .ifPresent {
+      condition = .ifPresent
+    } else if option.equalsIgnoringCase("IFEQ"), condition == nil, index + 1 < request.count {
+      index += 1
+      condition = .ifEqual(index)
+    } else {
+      return false
     }
-    // Too late as a time of day is too late, as in Redis.
-    let latest = Int.max - max(Clock.wallMilliseconds, now.milliseconds)
-    if milliseconds > latest { throw .invalidExpireTime }
-    return Timestamp(milliseconds: now.milliseconds &+ milliseconds)
+    return true
+  }
+
+  /// - Throws: `notAnInteger`, `invalidExpireTime`.
+  func deadline(in context: borrowing CommandContext) throws(CommandError) -> Timestamp? {
+    guard let expiry else { return nil }
+    return try Expiry.deadline(context.integer(expiry.argument), expiry.unit, in: context)
+  }
+
+  /// Whether the condition does not hold for what there is.
+  func refuses(_ old: Entry?, _ context: borrowing CommandContext) -> Bool {
+    switch condition {
+    case nil: false
+    case .ifMissing: old != nil
+    case .ifPresent: old == nil
+    case .ifEqual(let argument): !(old?.value.equals(context.request[argument]) ?? false)
+    }
   }
 }

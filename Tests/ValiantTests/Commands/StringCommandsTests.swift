@@ -55,6 +55,9 @@ import Testing
     #expect([":100\r\n", ":99\r\n"].contains(server.send("TTL k")))
     #expect(server.send("SET k v PXAT \((now + 100) * 1000)") == "+OK\r\n")
     #expect([":100\r\n", ":99\r\n"].contains(server.send("TTL k")))
+    // Which of two counts, as in Redis.
+    #expect(server.send("SET k v EX 5 EX 100") == "+OK\r\n")
+    #expect(server.send("TTL k") == ":100\r\n")
     #expect(server.send("SET k w KEEPTTL") == "+OK\r\n")
     #expect([":100\r\n", ":99\r\n"].contains(server.send("TTL k")))
     #expect(server.send("SET k w") == "+OK\r\n")
@@ -84,7 +87,7 @@ import Testing
   @Test(
     "SET refuses options that do not go together",
     arguments: [
-      "NX XX", "EX 1 PX 1", "EX 1 KEEPTTL", "KEEPTTL EX 1", "EX", "PXAT", "BOGUS", "EX 1 EX 2",
+      "NX XX", "EX 1 PX 1", "EX 1 KEEPTTL", "KEEPTTL EX 1", "EX", "PXAT", "BOGUS", "EX 1 EXAT 2",
       "NX GET bogus",
     ]) func syntax(_ options: String)
   {
@@ -104,6 +107,65 @@ import Testing
     ] {
       #expect(server.send("SET k v \(options)") == invalid)
     }
+  }
+}
+
+// What redis-server 7.0 has as well is compared with it, reply for reply: Tests/differential.
+@Suite("String commands") struct StringCommandsOfValiantTests {
+  let server = TestServer()
+
+  @Test("SET IFEQ sets what has not changed meanwhile") func setIfEqual() {
+    #expect(server.send("SET k new IFEQ old") == "$-1\r\n")
+    #expect(server.send("EXISTS k") == ":0\r\n")
+    _ = server.send("SET k old")
+    #expect(server.send("SET k new IFEQ other") == "$-1\r\n")
+    #expect(server.send("SET k new IFEQ other GET") == "$3\r\nold\r\n")
+    #expect(server.send("GET k") == "$3\r\nold\r\n")
+    #expect(server.send("SET k 12 IFEQ old GET") == "$3\r\nold\r\n")
+    #expect(server.send("SET k 13 ifeq 012") == "$-1\r\n")
+    #expect(server.send("SET k 13 EX 100 ifeq 12") == "+OK\r\n")
+    #expect(server.send("TTL k") == ":100\r\n")
+    for options in ["IFEQ", "IFEQ 1 NX", "XX IFEQ 1", "IFEQ 1 IFEQ 1"] {
+      #expect(server.send("SET k v \(options)") == "-ERR syntax error\r\n")
+    }
+  }
+
+  @Test("DELIFEQ deletes what has not changed meanwhile") func deleteIfEqual() {
+    #expect(server.send("DELIFEQ k v") == ":0\r\n")
+    _ = server.send("SET k v")
+    #expect(server.send("DELIFEQ k w") == ":0\r\n")
+    #expect(server.send("DELIFEQ k v") == ":1\r\n")
+    _ = server.send("SET k 7")
+    #expect(server.send("DELIFEQ k 07") == ":0\r\n")
+    #expect(server.send("DELIFEQ k 7") == ":1\r\n")
+    #expect(server.send("EXISTS k") == ":0\r\n")
+  }
+
+  @Test("GETEX with a time that is over returns the value once more") func getExpired() {
+    _ = server.send("SET k v")
+    #expect(server.send("GETEX k PXAT 1") == "$1\r\nv\r\n")
+    #expect(server.send("EXISTS k") == ":0\r\n")
+  }
+
+  @Test("deadlines that are given as times of day are shown as they were given") func timeOfDay() {
+    _ = server.send("SET k v")
+    let now = Int(Date().timeIntervalSince1970 * 1000)
+    for moment in [now + 100_000, now + 100_001, 253_402_300_799_999] {
+      #expect(server.send("PEXPIREAT k \(moment)") == ":1\r\n")
+      #expect(server.send("PEXPIRETIME k") == ":\(moment)\r\n")
+      #expect(server.send("EXPIRETIME k") == ":\((moment + 500) / 1000)\r\n")
+    }
+  }
+
+  @Test("long values keep their place while their time to live changes") func longValue() {
+    let value = String(repeating: "x", count: 100_000)
+    _ = server.send("SET k \(value)")
+    #expect(server.send("EXPIRE k 100") == ":1\r\n")
+    #expect(server.send("EXPIRE k 200 GT") == ":1\r\n")
+    #expect(server.send("TTL k") == ":200\r\n")
+    #expect(server.send("PERSIST k") == ":1\r\n")
+    #expect(server.send("GETRANGE k 99998 -1") == "$2\r\nxx\r\n")
+    #expect(server.send("GETDEL k") == "$100000\r\n\(value)\r\n")
   }
 }
 
