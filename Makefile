@@ -5,7 +5,7 @@ BINARY = .build/release/valiant
 ARGS   =
 
 .NOTPARALLEL:
-.PHONY: help run deps build test unit lint smoke clients sanitize thread address fuzz fuzz-short bench version deb \
+.PHONY: help run deps build test unit lint smoke clients differential sanitize thread address fuzz fuzz-short bench version deb \
   deb-test clean
 
 help: ## Print the targets
@@ -22,7 +22,7 @@ deps: ## Install the Debian packages which are missing for everything here
 build: ## Build the server, .build/release/valiant
 	swift build -c release --static-swift-stdlib --product valiant
 
-test: deps lint build smoke clients unit sanitize fuzz-short deb-test ## Everything that CI checks
+test: deps lint build smoke clients differential unit sanitize fuzz-short deb-test ## Everything that CI checks
 
 unit: build ## Run the Swift tests
 	swift test --disable-xctest
@@ -35,6 +35,9 @@ smoke: build ## Try the server with redis-cli, nc and redis-benchmark, and how i
 
 clients: build ## Try the server with client libraries
 	Tests/clients/run.sh $(BINARY)
+
+differential: build ## Send the same generated requests to the server and to redis-server, and compare the replies
+	python3 Tests/differential/differential.py $(BINARY) $(ARGS)
 
 sanitize: thread address ## Run the Swift tests under ThreadSanitizer and AddressSanitizer
 

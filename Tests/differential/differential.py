@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+"""differential.py BINARY [--requests N] [--seed N]: the same requests to Valiant and to redis-server.
+
+Generates valid, borderline and wrong requests from the grammar below, sends each to both servers, in RESP2 and in
+RESP3, and compares the replies byte for byte; now and then it compares everything that the servers hold. A difference
+is printed with the requests that led to it, and ends the run. Exit status 1 then; 0 when there was none, or when there
+is no redis-server 7.0 to compare with, which it says.
+
+Both servers listen on sockets in a temporary directory and end with this program.
+"""
+
+import argparse
+import contextlib
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+START_SECONDS = 10
+REPLY_SECONDS = 30
+SHOWN = 25  # requests before a difference
+CHECK_EVERY = 100  # requests between two comparisons of everything, behind which all is removed
+LONGEST_SHOWN = 300  # bytes of a request or reply
+
+KEYS = [b"a", b"b", b"key:3", b"\x00\xff\r\n", b"", b"k" * 300]
+INTEGERS = [b"0", b"1", b"-1", b"5", b"10", b"100", b"255", b"-300", b"70000", b"-5000000000"]
+INTEGERS += [b"9223372036854775807", b"-9223372036854775808", b"9223372036854775806"]
+NOT_INTEGERS = [b"", b" 1", b"1 ", b"+1", b"01", b"-0", b"1.0", b"1e3", b"abc", b"0x10", b"--1", b"-"]
+NOT_INTEGERS += [b"9223372036854775808", b"-9223372036854775809", b"18446744073709551616", b"1\x00"]
+FLOATS = [b"0.1", b"0.2", b"-1.5", b"3.0e3", b"1e17", b"1e-5", b"0x1p3", b"inf", b"-inf", b"nan", b"1e4000", b"5.0", b"-0"]
+FLOATS += [b"1e5000", b"1e-5000", b".5", b"5.", b"1.", b"infinity", b"123456789.123456789", b"1e400", b"-1e-7"]
+TEXTS = [b"", b"hello", b"foobar", b"x" * 44, b"y" * 45, b"\x00\x01\xfe\xff", b"with blanks", b"z" * 300]
+TEXTS += [b"abcdefgh" * 2100, b"0123456789" * 2000]  # one just above 16 KiB
+
+chance = random.Random()
+
+
+def one_of(*choices: bytes) -> Callable[[], bytes]:
+    return lambda: chance.choice(choices)
+
+
+def key() -> bytes:
+    return chance.choice(KEYS)
+
+
+def integer() -> bytes:
+    return chance.choice(NOT_INTEGERS) if chance.random() < 0.15 else chance.choice(INTEGERS)
+
+
+def index() -> bytes:
+    return integer() if chance.random() < 0.3 else b"%d" % chance.randint(-12, 12)
+
+
+def number() -> bytes:
+    return chance.choice(FLOATS + INTEGERS + NOT_INTEGERS)
+
+
+def value() -> bytes:
+    kind = chance.random()
+    if kind < 0.3:
+        return integer()
+    return chance.choice(FLOATS) if kind < 0.45 else chance.choice(TEXTS)
+
+
+# Times are either over, or so far away that none ends within a run. Hardly ever are two the same: which one is later
+# would depend on the moment at which a server is asked.
+def seconds() -> bytes:
+    return integer_or(b"%d" % chance.randint(100, 1_000_000))
+
+
+def milliseconds() -> bytes:
+    return integer_or(b"%d" % chance.randint(100_000, 1_000_000_000))
+
+
+def unix_seconds() -> bytes:
+    return integer_or(b"%d" % (int(time.time()) // 1000 * 1000 + chance.choice([-1, 1]) * chance.randint(5_000, 1_000_000)))
+
+
+def unix_milliseconds() -> bytes:
+    return integer_or(unix_seconds() + b"000")
+
+
+def integer_or(usual: bytes) -> bytes:
+    """Usually `usual`, else a time that is over, wrong, or much too late."""
+    if chance.random() < 0.8:
+        return usual
+    far = [b"0", b"-1", b"9223372036854775807", b"-9223372036854775808", b"9223372036854775", b"-9223372036854776"]
+    return chance.choice(far + NOT_INTEGERS)
+
+
+def expiry(*more: list) -> Callable[[], list[bytes]]:
+    """Options of SET and GETEX, mostly one."""
+    options = [["EX", seconds], ["PX", milliseconds], ["EXAT", unix_seconds], ["PXAT", unix_milliseconds], *more]
+    return lambda: [part for _ in range(chance.choice([0, 1, 1, 1, 2, 3])) for part in chance.choice(options)]
+
+
+def some(*parts, least: int = 1, most: int = 4) -> Callable[[], list]:
+    return lambda: [part for _ in range(chance.randint(least, most)) for part in parts]
+
+
+CONDITIONS = one_of(b"NX", b"XX", b"GT", b"LT", b"nx", b"BOGUS")
+conditions = some(CONDITIONS, least=0, most=2)
+
+# A request is a list of words, of functions that make one, and of functions that make several.
+GRAMMAR = [
+    ["GET", key],
+    ["SET", key, value],
+    ["SET", key, value, expiry(["NX"], ["XX"], ["GET"], ["KEEPTTL"], ["bogus"])],
+    ["SETNX", key, value],
+    ["SETEX", key, seconds, value],
+    ["PSETEX", key, milliseconds, value],
+    ["GETSET", key, value],
+    ["GETDEL", key],
+    ["GETEX", key, expiry(["PERSIST"], ["KEEPTTL"])],
+    ["STRLEN", key],
+    ["GETRANGE", key, index, index],
+    ["SUBSTR", key, index, index],
+    ["MGET", some(key)],
+    ["MSET", some(key, value)],
+    ["MSETNX", some(key, value, most=2)],
+    ["INCR", key],
+    ["DECR", key],
+    ["INCRBY", key, integer],
+    ["DECRBY", key, integer],
+    ["INCRBYFLOAT", key, number],
+    ["DEL", some(key)],
+    ["UNLINK", some(key)],
+    ["EXISTS", some(key)],
+    ["TOUCH", some(key)],
+    ["TYPE", key],
+    ["TTL", key],
+    ["EXPIRETIME", key],
+    ["PERSIST", key],
+    ["EXPIRE", key, seconds, conditions],
+    ["PEXPIRE", key, milliseconds, conditions],
+    ["EXPIREAT", key, unix_seconds, conditions],
+    ["PEXPIREAT", key, unix_milliseconds, conditions],
+]
+
+
+def generate() -> list[bytes]:
+    request = expand(chance.choice(GRAMMAR))
+    if chance.random() < 0.05:  # the wrong number of arguments
+        if chance.random() < 0.5 and len(request) > 1:
+            # A key stays: what is behind it must not become one, which nobody would look at.
+            del request[chance.randrange(min(2, len(request) - 1), len(request))]
+        else:
+            request.append(value())
+    if chance.random() < 0.1:
+        request[0] = request[0].lower()
+    return request
+
+
+def expand(part) -> list[bytes]:
+    if isinstance(part, str):
+        return [part.encode()]
+    if isinstance(part, bytes):
+        return [part]
+    if callable(part):
+        return expand(part())
+    return [word for inner in part for word in expand(inner)]
+
+
+def encode(request: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(request) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in request)
+
+
+class Server:
+    """A server of its own, and one connection to it."""
+
+    def __init__(self, name: str, command: list[str], path: Path):
+        self.name = name
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.settimeout(REPLY_SECONDS)
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.connection.connect(str(path))
+                break
+            except OSError:
+                if time.monotonic() > end or self.process.poll() is not None:
+                    self.stop()
+                    raise SystemExit(f"{name} does not start: {' '.join(command)}") from None
+                time.sleep(0.02)
+        self.input = self.connection.makefile("rb")
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.wait(START_SECONDS)
+
+    def ask(self, request: list[bytes]) -> bytes:
+        self.connection.sendall(encode(request))
+        return self.reply()
+
+    def reply(self) -> bytes:
+        """One reply as it came."""
+        line = self.input.readline()
+        if not line.endswith(b"\r\n"):
+            raise EOFError(f"{self.name} has closed the connection")
+        kind, rest = line[:1], line[1:-2]
+        if kind in b"$=" and rest != b"-1":
+            return line + self.input.read(int(rest) + 2)
+        if kind in b"*~>" and rest != b"-1":
+            return line + b"".join(self.reply() for _ in range(int(rest)))
+        if kind == b"%":
+            return line + b"".join(self.reply() for _ in range(2 * int(rest)))
+        return line
+
+
+# The servers are asked one after the other: a second may end in between.
+TIMES = {b"TTL", b"EXPIRETIME"}
+
+
+def are_close(first: bytes, second: bytes) -> bool:
+    numbers = [int(reply[1:]) if reply[:1] == b":" else -1 for reply in (first, second)]
+    return min(numbers) >= 0 and abs(numbers[0] - numbers[1]) <= 1
+
+
+class Comparison:
+    def __init__(self, servers: list[Server], seed: int):
+        self.servers = servers
+        self.seed = seed
+        self.history: deque = deque(maxlen=SHOWN)
+        self.compared = 0
+
+    def ask(self, *words: bytes) -> None:
+        """Sends a request to both servers.
+
+        Raises SystemExit when the replies differ.
+        """
+        request = list(words)
+        replies = [server.ask(request) for server in self.servers]
+        self.history.append(request)
+        self.compared += 1
+        if replies[0] == replies[1] or (request[0].upper() in TIMES and are_close(*replies)):
+            return
+        print(f"\nnot ok - replies differ (--seed {self.seed}); the last requests:")
+        for earlier in self.history:
+            print("   ", *(shown(word) for word in earlier))
+        for server, reply in zip(self.servers, replies):
+            print(f"  {server.name:13}", shown(reply))
+        raise SystemExit(1)
+
+    def everything(self) -> None:
+        """Compares what the servers hold, and removes it."""
+        for name in KEYS:
+            for command in (b"GET", b"EXPIRETIME"):
+                self.ask(command, name)
+        # Now that somebody has asked for each, neither server counts one that has expired.
+        self.ask(b"DBSIZE")
+        self.ask(b"FLUSHALL")
+
+
+def shown(data: bytes) -> str:
+    text = repr(data)[1:]
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(data)} bytes)"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("binary")
+    parser.add_argument("--requests", type=int, default=20_000, help="for each protocol (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    options = parser.parse_args()
+    reference = shutil.which("redis-server")
+    version = subprocess.run([reference, "--version"], capture_output=True, text=True).stdout if reference else ""
+    if not re.search(r"v=7\.0\.", version):
+        print("skipped - there is no redis-server 7.0 to compare with")
+        return 0
+    chance.seed(options.seed)
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        servers = []
+        for name, binary, more in (("valiant", options.binary, []), ("redis-server", reference, ["--save", ""])):
+            path = Path(directory) / f"{name}.socket"
+            command = [binary, "--port", "0", "--unixsocket", str(path), *more]
+            servers.append(Server(name, command, path))
+            stack.callback(servers[-1].stop)
+        comparison = Comparison(servers, options.seed)
+        for protocol in (2, 3):
+            for server in servers:
+                server.ask([b"HELLO", b"%d" % protocol])
+            for count in range(1, options.requests + 1):
+                comparison.ask(*generate())
+                if count % CHECK_EVERY == 0:
+                    comparison.everything()
+            print(f"ok - RESP{protocol}: {comparison.compared:,} replies are the same (seed {options.seed})", flush=True)
+            comparison.compared = 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
