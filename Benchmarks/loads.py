@@ -29,6 +29,9 @@ TESTS = {
     "GET": ("-t", "get"),
     "MSET": ("-t", "mset"),  # of 10 keys
     "MGET": ("MGET", *["key:__rand_int__"] * 10),
+    "INCR": ("INCR", "counter:__rand_int__"),
+    "SETEX": ("SETEX", "key:__rand_int__", "1000", VALUE.decode()),
+    "EXPIRE": ("EXPIRE", "key:__rand_int__", "2000"),
 }
 
 BLOCK_BYTES = 16 << 20  # formatted at once, at most

@@ -70,6 +70,8 @@ def cpu_keyspaces(divisor: int) -> list[Keyspace]:
         return [Case(name, pipeline, VALUE_REQUESTS[size], VALUE_GOAL) for name in ("SET", "GET")]
 
     many = [Case(name, 16, MANY_REQUESTS, MANY_GOAL) for name in ("MSET", "MGET")]
+    # SETEX gives deadlines to keys that have none, EXPIRE changes them.
+    others = [Case(name, 16, REQUESTS[16], None) for name in ("INCR", "SETEX", "EXPIRE")]
     small, short = SMALL_KEYS // divisor, len(VALUE)
     return [
         # The goals are for commands on keys; PING is mostly the kernel's work.
@@ -77,6 +79,7 @@ def cpu_keyspaces(divisor: int) -> list[Keyspace]:
             small, short,
             cases("PING", {}) + cases("SET", CPU_GOALS) + cases("GET", CPU_GOALS) + many,
         ),
+        Keyspace(small, short, others),
         Keyspace(
             LARGE_KEYS // divisor, short,
             cases("SET", CPU_GOALS_LARGE) + cases("GET", CPU_GOALS_LARGE),
