@@ -141,6 +141,23 @@ key_commands() {
   gives 'OK' MSET smoke:a 1 smoke:b two
   gives $'1) "1"\n2) (nil)\n3) "two"' MGET smoke:a smoke:none smoke:b
   gives '(integer) 2' DEL smoke:a smoke:b
+  gives '(integer) 1' SETNX smoke:a 9
+  gives '(integer) 10' INCR smoke:a
+  gives '(integer) 7' DECRBY smoke:a 3
+  gives '"7.5"' INCRBYFLOAT smoke:a 0.5
+  refuses "$integer" INCR smoke:a
+  gives '"7.5"' GETSET smoke:a hello
+  gives '(integer) 5' STRLEN smoke:a
+  gives '"ell"' GETRANGE smoke:a 1 -2
+  gives 'string' TYPE smoke:a
+  gives '(integer) 1' EXPIRE smoke:a 100
+  gives '(integer) 0' EXPIRE smoke:a 50 GT
+  gives '(integer) 100' TTL smoke:a
+  gives '"hello"' GETEX smoke:a PERSIST
+  gives '(integer) -1' EXPIRETIME smoke:a
+  gives '"hello"' GETDEL smoke:a
+  gives 'none' TYPE smoke:a
+  refuses "ERR invalid expire time in 'setex' command" SETEX smoke:a 0 value
   refuses "$(arity mset)" MSET smoke:a 1 smoke:b
   refuses "$(arity mget)" MGET
   refuses "$(arity unlink)" UNLINK
