@@ -65,7 +65,7 @@ enum ExpiryCommands: CommandFamily {
       ? deadline.milliseconds &- context.now.milliseconds : deadline.unixMilliseconds
     // Rounded; there is no time so late that this would overflow.
     context.reply.integer(
-      inSeconds ? Int((UInt(bitPattern: milliseconds) + 500) / 1000) : milliseconds)
+      inSeconds ? Int((UInt(bitPattern: milliseconds) &+ 500) / 1000) : milliseconds)
   }
 
   private struct Conditions: OptionSet {
