@@ -243,21 +243,27 @@ class Comparison:
         self.compared += 1
         if replies[0] == replies[1] or (request[0].upper() in TIMES and are_close(*replies)):
             return
-        print(f"\nnot ok - replies differ (--seed {self.seed}); the last requests:")
-        for earlier in self.history:
-            print("   ", *(shown(word) for word in earlier))
-        for server, reply in zip(self.servers, replies):
-            print(f"  {server.name:13}", shown(reply))
-        raise SystemExit(1)
+        self.differ(*replies)
 
     def everything(self) -> None:
-        """Compares what the servers hold, and removes it."""
+        """Compares what the servers hold, and removes it; then how often they have found a key."""
         for name in KEYS:
             for command in (b"GET", b"EXPIRETIME"):
                 self.ask(command, name)
         # Now that somebody has asked for each, neither server counts one that has expired.
         self.ask(b"DBSIZE")
         self.ask(b"FLUSHALL")
+        counts = [re.findall(rb"keyspace_(?:hits|misses):\d+", server.ask([b"INFO", b"stats"])) for server in self.servers]
+        if counts[0] != counts[1]:
+            self.differ(*(b" ".join(count) for count in counts))
+
+    def differ(self, *answers: bytes) -> None:
+        print(f"\nnot ok - a difference (--seed {self.seed}); the last requests:")
+        for earlier in self.history:
+            print("   ", *(shown(word) for word in earlier))
+        for server, answer in zip(self.servers, answers):
+            print(f"  {server.name:13}", shown(answer))
+        raise SystemExit(1)
 
 
 def shown(data: bytes) -> str:

@@ -75,6 +75,14 @@
     return key.keyspace.find(key.bytes, hash: key.hash, now: now, memory)
   }
 
+  /// The same for a command that reads: whether the key was there goes into the statistics. That the
+  /// entry was used is not noted.
+  func look(_ index: Int) -> Entry? {
+    let entry = entry(index)
+    if entry == nil { statistics.keyspaceMisses.add() } else { statistics.keyspaceHits.add() }
+    return entry
+  }
+
   /// The string that argument `index` is the key of; nil when there is none.
   ///
   /// - Throws: `wrongType` when the key holds something else.

@@ -58,7 +58,7 @@ enum ExpiryCommands: CommandFamily {
   private static func replyDeadline(
     _ context: inout CommandContext, isRelative: Bool, inSeconds: Bool
   ) {
-    guard let entry = context.entry(1) else { return context.reply.integer(-2) }
+    guard let entry = context.look(1) else { return context.reply.integer(-2) }
     guard let deadline = entry.deadline else { return context.reply.integer(-1) }
     let milliseconds =
       isRelative

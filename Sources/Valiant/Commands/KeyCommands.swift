@@ -36,7 +36,7 @@ enum KeyCommands: CommandFamily {
 
   private static func exists(_ context: inout CommandContext) throws(CommandError) {
     var found = 0
-    for index in 1..<context.request.count where context.entry(index) != nil { found += 1 }
+    for index in 1..<context.request.count where context.look(index) != nil { found += 1 }
     context.reply.integer(found)
   }
 
@@ -47,6 +47,6 @@ enum KeyCommands: CommandFamily {
   }
 
   private static func type(_ context: inout CommandContext) throws(CommandError) {
-    context.reply.status(context.entry(1) == nil ? "none" : "string")
+    context.reply.status(context.look(1) == nil ? "none" : "string")
   }
 }

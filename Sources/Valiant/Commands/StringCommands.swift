@@ -215,7 +215,7 @@ enum StringCommands: CommandFamily {
     let options = try StringOptions(context, from: 3, .set)
     let newDeadline = try options.deadline(in: context)
     let start = context.reply.output.mark
-    let old = context.entry(1)
+    let old = options.returnsOld ? context.look(1) : context.entry(1)
     if options.returnsOld {
       if let old { context.reply.bulkString(old.value) } else { context.reply.null() }
     }
