@@ -27,7 +27,7 @@ START_SECONDS = 10
 REPLY_SECONDS = 30
 SHOWN = 25  # requests before a difference
 CHECK_EVERY = 100  # requests between two comparisons of everything, behind which all is removed
-LONGEST_SHOWN = 300  # bytes of a request or reply
+LONGEST_SHOWN = 60  # bytes of a request or reply
 
 KEYS = [b"a", b"b", b"key:3", b"\x00\xff\r\n", b"", b"k" * 300]
 INTEGERS = [b"0", b"1", b"-1", b"5", b"10", b"100", b"255", b"-300", b"70000", b"-5000000000"]
@@ -56,6 +56,42 @@ def integer() -> bytes:
 
 def index() -> bytes:
     return integer() if chance.random() < 0.3 else b"%d" % chance.randint(-12, 12)
+
+
+def offset() -> bytes:
+    """A place in a string, hardly ever far behind its end."""
+    if chance.random() < 0.05:
+        return chance.choice([*NOT_INTEGERS, b"-1", b"536870912", b"9223372036854775807", b"40000"])
+    return b"%d" % chance.randint(0, 40)
+
+
+def bit_offset() -> bytes:
+    return chance.choice([*NOT_INTEGERS, b"4294967296", b"-1"]) if chance.random() < 0.05 else b"%d" % chance.randint(0, 400)
+
+
+def bit() -> bytes:
+    return integer() if chance.random() < 0.1 else chance.choice([b"0", b"1"])
+
+
+def unit() -> list[bytes]:
+    return chance.choice([[], [], [b"BYTE"], [b"bit"], [b"BIT"], [b"BITS"]])
+
+
+def encoding() -> bytes:
+    if chance.random() < 0.05:
+        return chance.choice([b"u64", b"i65", b"u0", b"i", b"x8", b"u-1", b"", b"u01", b"i9999999999999999999"])
+    return b"%b%d" % (chance.choice([b"i", b"u"]), chance.choice([1, 2, 5, 8, 13, 16, 31, 32, 33, 62, 63]))
+
+
+def field_offset() -> bytes:
+    return b"#%b" % offset() if chance.random() < 0.3 else bit_offset()
+
+
+def field_step() -> list:
+    kind = chance.choice(["GET", "SET", "INCRBY", "INCRBY", "OVERFLOW", "BOGUS"])
+    if kind == "OVERFLOW":
+        return [kind, one_of(b"WRAP", b"sat", b"FAIL", b"FAIL", b"NONE")]
+    return [kind, encoding, field_offset] if kind == "GET" else [kind, encoding, field_offset, integer]
 
 
 def number() -> bytes:
@@ -120,6 +156,20 @@ GRAMMAR = [
     ["GETDEL", key],
     ["GETEX", key, expiry(["PERSIST"], ["KEEPTTL"])],
     ["STRLEN", key],
+    ["APPEND", key, value],
+    ["SETRANGE", key, offset, value],
+    ["SETBIT", key, bit_offset, bit],
+    ["GETBIT", key, bit_offset],
+    ["BITCOUNT", key],
+    ["BITCOUNT", key, index, index, unit],
+    ["BITPOS", key, bit],
+    ["BITPOS", key, bit, index],
+    ["BITPOS", key, bit, index, index, unit],
+    ["BITOP", one_of(b"AND", b"or", b"XOR", b"NOT", b"NOT", b"BOGUS"), key, some(key)],
+    ["BITFIELD", key, some(field_step)],
+    ["BITFIELD_RO", key, some(["GET", encoding, field_offset])],
+    ["BITFIELD_RO", key, field_step],
+    ["OBJECT", "ENCODING", key],
     ["GETRANGE", key, index, index],
     ["SUBSTR", key, index, index],
     ["MGET", some(key)],

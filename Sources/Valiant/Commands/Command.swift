@@ -33,7 +33,9 @@ struct Command: Sendable {
   ) {
     // Bytes rather than characters: those would bring Unicode's tables into memory at every start.
     let words = syntax.utf8.split(separator: UInt8(ascii: " ")).prefix { word in
-      word.allSatisfy { $0 &- UInt8(ascii: "A") < 26 || $0 == UInt8(ascii: "-") }
+      word.allSatisfy {
+        $0 &- UInt8(ascii: "A") < 26 || $0 == UInt8(ascii: "-") || $0 == UInt8(ascii: "_")
+      }
     }
     let lowerCase = words.map { word in word.map(asciiLowercase) }
     name = String(
@@ -129,8 +131,23 @@ struct Command: Sendable {
     let step: Int
     /// What the command does with them, in the words of COMMAND INFO.
     let access: [String]
+    /// Keys that something else is done with; empty when the same is done with all.
+    private(set) var parts: [KeyPositions] = []
 
     static let none = KeyPositions(first: 0, last: 0, step: 0, access: [])
+
+    /// Keys one behind the other with which different things are done.
+    static func parts(_ parts: KeyPositions...) -> KeyPositions {
+      var all = KeyPositions(
+        first: parts[0].first, last: parts[parts.count - 1].last, step: 1, access: [])
+      all.parts = parts
+      return all
+    }
+
+    /// Arguments `first` to `last`.
+    static func range(_ first: Int, _ last: Int, _ access: String...) -> KeyPositions {
+      KeyPositions(first: first, last: last, step: 1, access: access)
+    }
 
     static func one(_ access: String...) -> KeyPositions {
       KeyPositions(first: 1, last: 1, step: 1, access: access)
@@ -153,7 +170,7 @@ struct Command: Sendable {
 
   /// What a command is about; gives its group in the documentation and its ACL category.
   enum Category: String, Sendable {
-    case string, keyspace, connection, server
+    case string, bitmap, keyspace, connection, server
 
     /// The group as COMMAND DOCS calls it.
     var group: String { self == .keyspace ? "generic" : rawValue }
@@ -167,6 +184,7 @@ struct Command: Sendable {
       ("@read", flags.contains(.readonly)),
       ("@write", flags.contains(.write)),
       ("@string", category == .string),
+      ("@bitmap", category == .bitmap),
       ("@admin", flags.contains(.admin)),
       ("@fast", flags.contains(.fast)),
       ("@slow", !flags.contains(.fast)),

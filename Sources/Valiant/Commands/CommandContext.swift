@@ -21,6 +21,8 @@
   var reply = ReplyWriter()
   /// Most bytes that the store may take; `Int.max` for no limit.
   private(set) var memoryMax = Int.max
+  /// Whether room has been made for what the command asked for.
+  fileprivate(set) var hasRoom = false
   private var accessMilliseconds = Int.min / 2
   private var settingsGeneration = -1
   fileprivate var hashes = KeyHashes()
@@ -129,10 +131,38 @@
   /// Sets the key that argument `index` names to a value that was made for it.
   ///
   /// - Throws: `outOfMemory`; then nothing has changed.
-  func set(_ index: Int, to bytes: Bytes, deadline: Timestamp?) throws(CommandError) {
+  func set(_ index: Int, toText bytes: Bytes, deadline: Timestamp?) throws(CommandError) {
     let key = key(index)
     let isSet = key.keyspace.set(
-      key.bytes, hash: key.hash, to: bytes, deadline: deadline, now: now, memory)
+      key.bytes, hash: key.hash, toText: bytes, deadline: deadline, now: now, memory)
+    if !isSet { throw .outOfMemory }
+  }
+
+  /// Sets the key that argument `index` names to `count` bytes, zeros at first, which `fill` writes.
+  /// The keys keep their values until it has done so.
+  ///
+  /// - Throws: `needsRoom`, `outOfMemory`; then nothing has changed.
+  func set(
+    _ index: Int, count: Int, _ fill: (MutableBytes) -> Void
+  ) throws(CommandError) {
+    try reserve(count)
+    let key = key(index)
+    if count <= LongValue.shortMax {
+      var buffer = ByteBuffer()
+      let bytes = unsafe buffer.appendZeros(count)
+      fill(bytes)
+      let isSet = key.keyspace.set(
+        key.bytes, hash: key.hash, toText: bytes.bytes, isEdited: true, deadline: nil, now: now,
+        memory)
+      if !isSet { throw .outOfMemory }
+      return
+    }
+    guard let value = LongValue(zeros: count, keyCount: key.bytes.count, memory.pool) else {
+      throw .outOfMemory
+    }
+    fill(value.mutableBytes)
+    let isSet = key.keyspace.set(
+      key.bytes, hash: key.hash, to: value, deadline: nil, now: now, memory)
     if !isSet { throw .outOfMemory }
   }
 
@@ -142,6 +172,41 @@
     let isSet = key.keyspace.set(
       key.bytes, hash: key.hash, to: number, deadline: deadline, now: now, memory)
     if !isSet { throw .outOfMemory }
+  }
+
+  /// Lends the bytes of the string that argument `index` is the key of to be changed; see
+  /// `Keyspace.edit`.
+  ///
+  /// - Throws: `wrongType`, `tooLong`, `needsRoom`, `outOfMemory`; then nothing has changed.
+  func edit<Result>(
+    _ index: Int, count: Int, _ body: (MutableBytes) -> Result
+  ) throws(CommandError) -> Result {
+    let value = entry(index)?.value
+    let old = value?.count ?? 0
+    // The setting is never less.
+    if count > 1 << 20, count > max(old, settings.bulkLengthMaxBytes) { throw .tooLong }
+    if case .long(_, let block) = value, block.isShared {
+      try reserve(count)
+    } else {
+      try reserve(count - old)
+    }
+    let key = key(index)
+    let result = key.keyspace.edit(
+      key.bytes, hash: key.hash, count: count, now: now, memory, body)
+    guard let result else { throw .outOfMemory }
+    return result
+  }
+
+  /// Makes sure that there is memory for `bytes` beyond those of the request itself.
+  ///
+  /// Called by a handler before it changes or answers anything: it may be called again, when its
+  /// locks have been let go and room has been made.
+  ///
+  /// - Throws: `needsRoom`.
+  func reserve(_ bytes: Int) throws(CommandError) {
+    if bytes > LongValue.shortMax, !hasRoom, memory.pool.usedBytes &+ bytes > memoryMax {
+      throw .needsRoom(bytes)
+    }
   }
 
   /// Gives the key that argument `index` names another deadline, or none.
@@ -266,7 +331,7 @@
 
   /// Makes room for `bytes` by the eviction policy.
   @inline(never)
-  private func makeRoom(for bytes: Int) -> Eviction.Room {
+  fileprivate func makeRoom(for bytes: Int) -> Eviction.Room {
     if memory.pool.usedBytes &+ bytes <= memoryMax { return .made }
     return memory.eviction.makeRoom(
       for: bytes, below: memoryMax, in: server.store, policy: settings.evictionPolicy, now: now,
@@ -292,11 +357,20 @@
     client.arrivingBytes = bytes
   }
 
+  /// Makes room for what a command has found that it needs.
+  ///
+  /// - Throws: `aboveMemoryMax`.
+  mutating func makeRoom(forCommand bytes: Int) throws(CommandError) {
+    guard makeRoom(for: bytes) == .made else { throw .aboveMemoryMax }
+    hasRoom = true
+  }
+
   /// Prepares for a command. The hash is that of its first key.
   @inline(__always)
   mutating func begin(_ row: UnsafePointer<CommandTable.Row>, _ request: Request) {
     unsafe self.row = row
     self.request = request
+    hasRoom = false
   }
 
   @inline(__always)

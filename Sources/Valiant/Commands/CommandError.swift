@@ -5,6 +5,17 @@ enum CommandError: Error {
   case wrongType
   case outOfMemory
   case aboveMemoryMax
+  /// Not an answer: the command is to be run again when there is room for so many bytes.
+  case needsRoom(Int)
+  case tooLong
+  case offsetOutOfRange
+  case bitOffset
+  case bitValue
+  case bitArgument
+  case bitOperationNot
+  case bitFieldType
+  case bitFieldOverflow
+  case bitFieldReadOnly
   case frequencyNotTracked
   case idleTimeNotTracked
   case syntax
@@ -73,7 +84,18 @@ enum CommandError: Error {
     switch self {
     case .wrongType: "WRONGTYPE Operation against a key holding the wrong kind of value"
     case .outOfMemory: "OOM the system has no memory left; nothing was changed"
-    case .aboveMemoryMax: "OOM command not allowed when used memory > 'maxmemory'."
+    case .tooLong: "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
+    case .offsetOutOfRange: "ERR offset is out of range"
+    case .bitOffset: "ERR bit offset is not an integer or out of range"
+    case .bitValue: "ERR bit is not an integer or out of range"
+    case .bitArgument: "ERR The bit argument must be 1 or 0."
+    case .bitOperationNot: "ERR BITOP NOT must be called with a single source key."
+    case .bitFieldType:
+      "ERR Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but "
+        + "i64 is."
+    case .bitFieldOverflow: "ERR Invalid OVERFLOW type specified"
+    case .bitFieldReadOnly: "ERR BITFIELD_RO only supports the GET subcommand"
+    case .aboveMemoryMax, .needsRoom: "OOM command not allowed when used memory > 'maxmemory'."
     case .frequencyNotTracked:
       "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note "
         + "that when switching between policies at runtime LRU and LFU data will take some time "

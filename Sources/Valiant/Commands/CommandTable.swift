@@ -1,6 +1,6 @@
 /// All commands, and the way from a name to its row.
 ///
-/// A name of up to eight letters is one word in lower case; a small open-addressed table leads from
+/// The first eight letters of a name are one word in lower case; a small open-addressed table leads from
 /// it to the row in about 30 instructions. The rows lie in memory that is never freed, so that a
 /// pointer to one needs no reference counting.
 ///
@@ -15,7 +15,8 @@
   let topLevel: [Command]
 
   static let shared = CommandTable(families: [
-    StringCommands.self, NumberCommands.self, KeyCommands.self, ExpiryCommands.self,
+    StringCommands.self, NumberCommands.self, BitmapCommands.self, BitFieldCommands.self,
+    KeyCommands.self, ExpiryCommands.self,
     ObjectCommands.self, MemoryCommands.self,
     ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
@@ -112,7 +113,8 @@
     unsafe slots.initialize(repeating: Slot(word: 0, length: 0, row: nil), count: slotCount)
     for command in topLevel {
       precondition(
-        command.name.utf8.allSatisfy { $0 &- 0x61 < 26 }, "a name is not of letters only")
+        command.name.utf8.prefix(8).allSatisfy { $0 &- 0x61 < 26 },
+        "a name does not begin with letters only")
       let word = Array(command.name.utf8).withBytes { Self.word($0) }
       var index = Self.slotIndex(word)
       while unsafe slots[index].row != nil { index = (index + 1) & (slotCount - 1) }

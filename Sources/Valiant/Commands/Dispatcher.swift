@@ -550,21 +550,46 @@
     _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
   ) {
     do throws(CommandError) {
-      if unsafe command.pointee.firstKey == 0 {
-        try unsafe command.pointee.call(&context)
-      } else if unsafe command.pointee.namesOneKey(argumentCount: request.count) {
-        context.setHash(hash, of: unsafe command.pointee.firstKey)
-        let shard = shards[hash: hash]
-        shard.lock()
-        defer { shard.unlock() }
-        try unsafe command.pointee.call(&context)
-      } else {
-        try unsafe runWithManyKeys(command)
-      }
+      try unsafe runLocked(command, request, hash)
     } catch {
-      statistics.withCommand(unsafe command.pointee.index) { $0.failed.add() }
-      answer(error)
+      unsafe didFail(command, request, hash, error)
     }
+  }
+
+  @inline(__always)
+  private mutating func runLocked(
+    _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
+  ) throws(CommandError) {
+    if unsafe command.pointee.firstKey == 0 {
+      try unsafe command.pointee.call(&context)
+    } else if unsafe command.pointee.namesOneKey(argumentCount: request.count) {
+      context.setHash(hash, of: unsafe command.pointee.firstKey)
+      let shard = shards[hash: hash]
+      shard.lock()
+      defer { shard.unlock() }
+      try unsafe command.pointee.call(&context)
+    } else {
+      try unsafe runWithManyKeys(command)
+    }
+  }
+
+  /// Answers an error, unless making room helps.
+  @inline(never)
+  private mutating func didFail(
+    _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64,
+    _ error: CommandError
+  ) {
+    var error = error
+    if case .needsRoom(let bytes) = error {
+      do throws(CommandError) {
+        try context.makeRoom(forCommand: bytes)
+        return try unsafe runLocked(command, request, hash)
+      } catch let second {
+        error = second
+      }
+    }
+    statistics.withCommand(unsafe command.pointee.index) { $0.failed.add() }
+    answer(error)
   }
 
   /// The same for a command that names several keys.

@@ -150,7 +150,9 @@ enum IntrospectionCommands: CommandFamily {
     for category in categories { reply.status(text: category) }
     reply.set(command.tips.count)
     for tip in command.tips { reply.bulkString(tip) }
-    writeKeySpecification(command.keys, to: &reply)
+    let specifications = command.keys.parts.isEmpty ? [command.keys] : command.keys.parts
+    reply.array(command.keys.first > 0 ? specifications.count : 0)
+    for keys in specifications where keys.first > 0 { writeKeySpecification(keys, to: &reply) }
     reply.array(command.subcommands.count)
     for subcommand in command.subcommands {
       write(subcommand.placed(in: command.category, at: subcommand.index), to: &reply)
@@ -160,8 +162,6 @@ enum IntrospectionCommands: CommandFamily {
   private static func writeKeySpecification(
     _ keys: Command.KeyPositions, to reply: inout ReplyWriter
   ) {
-    guard keys.first > 0 else { return reply.array(0) }
-    reply.array(1)
     reply.map(3)
     reply.bulkString("flags")
     reply.set(keys.access.count)

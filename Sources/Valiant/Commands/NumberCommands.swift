@@ -42,7 +42,7 @@ enum NumberCommands: CommandFamily {
     let entry = context.entry(1)
     var number = 0
     if let entry {
-      guard case .integer(let stored) = entry.value else { throw .notAnInteger }
+      guard let stored = entry.value.integer else { throw .notAnInteger }
       number = stored
     }
     let (sum, overflow) = number.addingReportingOverflow(increment)
@@ -60,7 +60,7 @@ enum NumberCommands: CommandFamily {
     let deadline = entry?.deadline
     let text = decimal(sum)
     try text.withBytes { text throws(CommandError) in
-      try context.set(1, to: text, deadline: deadline)
+      try context.set(1, toText: text, deadline: deadline)
       context.reply.bulkString(text)
     }
   }

@@ -31,7 +31,8 @@ enum ObjectCommands: CommandFamily {
     case .integer: context.reply.bulkString("int")
     // The border at which Redis keeps a string in a block of its own.
     case .long: context.reply.bulkString("raw")
-    case .bytes(let bytes): context.reply.bulkString(bytes.count <= 44 ? "embstr" : "raw")
+    case .bytes(let bytes):
+      context.reply.bulkString(bytes.count <= 44 && !entry.isEdited ? "embstr" : "raw")
     }
   }
 

@@ -48,6 +48,16 @@ enum StringCommands: CommandFamily {
       "STRLEN key", arity: 2, flags: [.readonly, .fast], keys: .one("RO"),
       summary: "Returns the length of a string value.", since: "2.2.0", handler: length),
     Command(
+      "APPEND key value", arity: 3, flags: [.write, .denyoom, .fast], keys: .one("RW", "insert"),
+      summary:
+        "Appends a string to the value of a key. Creates the key if it doesn't exist.",
+      since: "2.0.0", handler: append),
+    Command(
+      "SETRANGE key offset value", arity: 4, flags: [.write, .denyoom], keys: .one("RW", "update"),
+      summary:
+        "Overwrites a part of a string value with another by an offset. Creates the key if it doesn't exist.",
+      complexity: "O(N) where N is the length of the value.", since: "2.2.0", handler: setRange),
+    Command(
       "GETRANGE key start end", arity: 4, flags: [.readonly], keys: .one("RO", "access"),
       summary: "Returns a substring of the string stored at a key.",
       complexity: "O(N) where N is the length of the returned string.", since: "2.4.0",
@@ -191,6 +201,28 @@ enum StringCommands: CommandFamily {
 
   private static func length(_ context: inout CommandContext) throws(CommandError) {
     context.reply.integer(try context.string(1)?.count ?? 0)
+  }
+
+  private static func append(_ context: inout CommandContext) throws(CommandError) {
+    let added = context.request[2]
+    guard let old = context.entry(1)?.value.count else {
+      try context.set(1, toArgument: 2, deadline: nil)
+      return context.reply.integer(added.count)
+    }
+    try context.edit(1, count: old + added.count) { $0.replace(at: old, with: added) }
+    context.reply.integer(old + added.count)
+  }
+
+  private static func setRange(_ context: inout CommandContext) throws(CommandError) {
+    let offset = try context.integer(2)
+    guard offset >= 0 else { throw .offsetOutOfRange }
+    let new = context.request[3]
+    let old = context.entry(1)?.value.count ?? 0
+    if new.isEmpty { return context.reply.integer(old) }
+    let (end, overflow) = offset.addingReportingOverflow(new.count)
+    if overflow { throw .tooLong }
+    try context.edit(1, count: end) { $0.replace(at: offset, with: new) }
+    context.reply.integer(max(old, end))
   }
 
   private static func range(_ context: inout CommandContext) throws(CommandError) {

@@ -209,8 +209,20 @@ import Synchronization
   /// A block for a long value; nil when there is no memory.
   ///
   /// It is not counted as in use before `adopt`.
-  func allocateShared(_ bytes: Int) -> SharedBlock? {
-    allows() ? SharedBlock(capacity: bytes) : nil
+  func allocateShared(_ bytes: Int, isZero: Bool = false) -> SharedBlock? {
+    guard allows() else { return nil }
+    return isZero ? SharedBlock(zeros: bytes) : SharedBlock(capacity: bytes)
+  }
+
+  /// Makes a block of the store larger, of which it holds the only reference; see
+  /// `SharedBlock.grown`.
+  func grow(_ block: SharedBlock, to capacity: Int, count: Int) -> SharedBlock? {
+    let before = block.footprint
+    guard allows(), let grown = block.grown(to: capacity, count: count, zeroing: true) else {
+      return nil
+    }
+    countLarge(grown.footprint - before)
+    return grown
   }
 
   /// Counts a block as in use, one reference to which is now the store's.

@@ -43,6 +43,8 @@ import Glibc
     static let integer: UInt8 = 1
     /// A string in a block of its own, see `LongValue`.
     static let long: UInt8 = 2
+    /// A string that was changed in part: never a number, for it may be changed again.
+    static let edited: UInt8 = 3
     static let filler: UInt8 = 14
     static let fillerByte: UInt8 = 15
   }
@@ -145,6 +147,9 @@ import Glibc
     if layout.flags >> Entry.typeShift == ValueType.long {
       return .long(unsafe Bytes(base: start, count: layout.valueLength), ownBlock)
     }
+    if layout.flags >> Entry.typeShift == ValueType.edited {
+      return .bytes(unsafe Bytes(base: start, count: layout.valueLength))
+    }
     let raw = UnsafeRawPointer(start)
     switch layout.valueLength {
     case 1: return .integer(Int(unsafe raw.loadUnaligned(as: Int8.self)))
@@ -157,13 +162,42 @@ import Glibc
   /// Whether the value is in a block of its own.
   var isLong: Bool { unsafe base[0] >> Entry.typeShift == ValueType.long }
 
+  /// Whether the value is a short string that was changed in part.
+  var isEdited: Bool { unsafe base[0] >> Entry.typeShift == ValueType.edited }
+
+  /// The bytes of a string that was changed in part, or of a long value that nobody else holds.
+  var mutableValue: MutableBytes {
+    precondition(isEdited || isLong, "a value that must not be changed in place")
+    let layout = layout
+    // SAFETY: the header says where the value lies.
+    return unsafe MutableBytes(
+      base: base + (layout.keyOffset + layout.keyLength), count: layout.valueLength)
+  }
+
+  /// Makes a string that was changed in part longer, zeros behind it, where the caller has made room;
+  /// false when its length needs a wider header.
+  func lengthen(to count: Int) -> Bool {
+    let old = layout
+    let isWide = old.flags & Entry.wideValue != 0
+    guard isWide || count <= 0xff else { return false }
+    let offset = Entry.lengthsOffset + (old.flags & Entry.wideKey == 0 ? 1 : 4)
+    if isWide {
+      unsafe UnsafeMutableRawPointer(base).storeBytes(
+        of: UInt32(count), toByteOffset: offset, as: UInt32.self)
+    } else {
+      unsafe base[offset] = UInt8(count)
+    }
+    unsafe memset(base + old.size, 0, count - old.valueLength)
+    return true
+  }
+
   /// The block of an entry that has one of its own: of one with more than 16 KiB.
   var ownBlock: SharedBlock {
-    unsafe SharedBlock(payload: base - (isLong ? lead : 0))
+    unsafe SharedBlock(payload: base - (isLong ? blockOffset : 0))
   }
 
   /// How far behind its block's beginning the entry of a long value begins.
-  private var lead: Int {
+  var blockOffset: Int {
     let offset = Entry.lengthsOffset + (unsafe base[0] & Entry.wideKey == 0 ? 1 : 4) + 4
     return Int(unsafe UnsafeRawPointer(base).loadUnaligned(fromByteOffset: offset, as: UInt32.self))
   }
@@ -171,7 +205,7 @@ import Glibc
   /// The long value as it lies in its block.
   var longValue: LongValue {
     let layout = layout
-    let offset = lead + layout.keyOffset + layout.keyLength
+    let offset = blockOffset + layout.keyOffset + layout.keyLength
     return LongValue(block: ownBlock, offset: offset, count: layout.valueLength, lead: offset)
   }
 
@@ -309,11 +343,40 @@ import Glibc
       headerSize = (wideKey == 0 ? 6 : 9) + Content.bytes(of: deadline)
     }
 
+    /// An entry whose value is text, whatever it spells.
+    init(key: Bytes, text value: Bytes, deadline: Timestamp?) {
+      self.init(
+        key: key, value, value.count, type: ValueType.string, deadline: deadline)
+    }
+
+    /// An entry whose value begins with `value`, and will be changed in part; zeros behind it.
+    init(key: Bytes, edited value: Bytes, count: Int, deadline: Timestamp?) {
+      self.init(key: key, value, count, type: ValueType.edited, deadline: deadline)
+    }
+
+    private init(
+      key: Bytes, _ value: Bytes, _ count: Int, type: UInt8, deadline: Timestamp?
+    ) {
+      self.key = key
+      self.value = value
+      self.deadline = deadline
+      number = 0
+      valueLength = count
+      let wideKey = key.count > 0xff ? Entry.wideKey : 0
+      let wideValue = count > 0xff ? Entry.wideValue : 0
+      flags =
+        (deadline == nil ? 0 : Entry.expires) | wideKey | wideValue | type << Entry.typeShift
+      headerSize =
+        (wideKey == 0 ? 6 : 9) + (wideValue == 0 ? 0 : 3) + Content.bytes(of: deadline)
+    }
+
     /// What an entry holds that has no block of its own, with another key and deadline.
     init(of entry: Entry, key: Bytes, deadline: Timestamp?) {
       switch entry.value {
+      case .bytes(let bytes) where entry.isEdited:
+        self.init(key: key, edited: bytes, count: bytes.count, deadline: deadline)
       case .bytes(let bytes), .long(let bytes, _):
-        self.init(key: key, value: bytes, deadline: deadline)
+        self.init(key: key, text: bytes, deadline: deadline)
       case .integer(let number): self.init(key: key, number: number, deadline: deadline)
       }
     }
@@ -409,6 +472,9 @@ import Glibc
       offset &+= key.count
       if flags >> Entry.typeShift == ValueType.string {
         unsafe copyBytes(base + offset, value.pointer, valueLength)
+      } else if flags >> Entry.typeShift == ValueType.edited {
+        unsafe copyBytes(base + offset, value.pointer, value.count)
+        unsafe memset(base + offset + value.count, 0, valueLength - value.count)
       } else {
         // Little-endian, so the low bytes are the number.
         var rest = number

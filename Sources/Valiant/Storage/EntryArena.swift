@@ -159,6 +159,17 @@ struct EntryReference: Equatable {
     return EntryReference(chunk: current, offset: used)
   }
 
+  /// Makes the last entry of the current chunk longer by `bytes`, which the caller fills.
+  ///
+  /// - Returns: False for any other entry, and when there is no room behind it.
+  mutating func extend(_ reference: EntryReference, size: Int, by bytes: Int) -> Bool {
+    guard reference.chunk == current, Int(reference.offset) + size == Int(chunks[current].used),
+      bytes <= Int(currentSize - chunks[current].used)
+    else { return false }
+    chunks[current].used += UInt32(bytes)
+    return true
+  }
+
   /// Moves the current chunk into the next larger block that has room for `size` more bytes.
   private mutating func growCurrent(by size: Int, _ pool: BlockPool) -> Bool {
     let used = Int(chunks[current].used)
@@ -231,6 +242,37 @@ struct EntryReference: Equatable {
     content.write(before: value, access: access)
     unsafe chunks[reference.chunk].move(to: content.start(before: value))
     chunks[reference.chunk].used = UInt32(content.size)
+  }
+
+  /// Makes the value of a long value's entry `count` bytes long, zeros behind what there was. The
+  /// arena holds the only reference to its block.
+  ///
+  /// - Returns: False when there was no memory, and nothing has changed.
+  mutating func lengthen(
+    _ reference: EntryReference, to count: Int, deadline: Timestamp?, _ pool: BlockPool
+  ) -> Bool {
+    let entry = chunks.entry(reference)
+    var value = entry.longValue
+    let (access, start) = (entry.access, entry.blockOffset)
+    let (oldCount, footprint) = (value.count, value.block.footprint)
+    let end = value.offset + count
+    if end > value.block.capacity {
+      let capacity = LongValue.roomy(end)
+      guard let grown = pool.grow(value.block, to: capacity, count: value.offset + oldCount) else {
+        return false
+      }
+      chunkBytes += grown.footprint - footprint
+      value = value.resized(to: count, in: grown)
+    } else {
+      value = value.resized(to: count, in: value.block)
+      value.mutableBytes.clear(oldCount..<count)
+    }
+    // The head lies where it lay, in a block that may have moved.
+    let head = unsafe Entry(base: value.block.payload + start)
+    rewrite(
+      reference, Entry.Content(key: head.key, long: value, deadline: deadline), value,
+      access: access)
+    return true
   }
 
   /// Makes sure that there is a number for another chunk.

@@ -102,6 +102,23 @@ struct Keyspace: ~Copyable {
     return put(content, key, hash: hash, deadline: deadline, now: now, memory)
   }
 
+  /// Sets `key` to a string that is kept as text even if it spells a number.
+  ///
+  /// - Parameters:
+  ///   - value: At most `LongValue.shortMax` bytes.
+  ///   - isEdited: Whether it will be changed in part.
+  /// - Returns: False when there was no memory, and nothing has changed.
+  mutating func set(
+    _ key: Bytes, hash: UInt64, toText value: Bytes, isEdited: Bool, deadline: Timestamp?,
+    now: Timestamp, _ memory: StorageContext
+  ) -> Bool {
+    let content =
+      isEdited
+      ? Entry.Content(key: key, edited: value, count: value.count, deadline: deadline)
+      : Entry.Content(key: key, text: value, deadline: deadline)
+    return put(content, key, hash: hash, deadline: deadline, now: now, memory)
+  }
+
   /// Sets `key` to a number, whatever it was before. O(1).
   ///
   /// - Returns: False when there was no memory, and nothing has changed.
@@ -257,27 +274,28 @@ struct Keyspace: ~Copyable {
       return setDeadline(deadline, ofLong: key, hash: hash, now: now, memory) ? true : nil
     }
     guard let position = table.find(key, hash: hash, in: arena.chunks) else { return false }
+    let hadDeadline = entry.hasDeadline
     if let deadline, entry.replaceDeadline(deadline) {
-      expiringCount -= 1
-    } else if !rewrite(position, key, deadline: deadline, memory) {
+    } else if !rewrite(position, memory, { Entry.Content(of: $0, key: key, deadline: deadline) }) {
       return nil
     }
+    if hadDeadline { expiringCount -= 1 }
     if let deadline { noteDeadline(deadline, hash: hash) }
     return true
   }
 
-  /// Writes an entry anew elsewhere, for its header changes its size.
+  /// Writes an entry anew elsewhere, for its size changes.
+  ///
+  /// - Parameter content: What it is to hold, made of the entry that it is now.
   private mutating func rewrite(
-    _ position: HashTable.Position, _ key: Bytes, deadline: Timestamp?, _ memory: StorageContext
+    _ position: HashTable.Position, _ memory: StorageContext, _ content: (Entry) -> Entry.Content
   ) -> Bool {
     let old = position.reference
-    let size = Entry.Content(of: position.entry, key: key, deadline: deadline).size
+    let size = content(position.entry).size
     guard let new = arena.allocate(size, memory.pool) else { return false }
     // The old one may be elsewhere by now.
     let entry = arena.chunks.entry(old)
-    let content = Entry.Content(of: entry, key: key, deadline: deadline)
-    if entry.hasDeadline { expiringCount -= 1 }
-    arena.chunks.entry(new).write(content, access: entry.access)
+    arena.chunks.entry(new).write(content(entry), access: entry.access)
     position.replace(with: new)
     arena.remove(old, memory.pool)
     compact(memory)
@@ -299,6 +317,87 @@ struct Keyspace: ~Copyable {
     arena.rewrite(position.reference, content, value, access: position.entry.access)
     if let deadline { noteDeadline(deadline, hash: hash) }
     return true
+  }
+
+  // MARK: Editing
+
+  /// Lends the bytes of the string at `key` to `body` to be changed, made `count` bytes long before,
+  /// with zeros behind, if they are fewer. A missing key begins empty; a time to live stays.
+  ///
+  /// O(1) for a string that was edited before and does not become longer, nor is on its way to a
+  /// client; else O(count), but for long ones that grow in place.
+  ///
+  /// - Returns: Nil when there was no memory, and nothing has changed.
+  mutating func edit<Result>(
+    _ key: Bytes, hash: UInt64, count: Int, now: Timestamp, _ memory: StorageContext,
+    _ body: (MutableBytes) -> Result
+  ) -> Result? {
+    if let value = find(key, hash: hash, now: now, memory)?.value {
+      guard makeEditable(key, hash, max(count, value.count), now, memory) else { return nil }
+    } else if !addEditable(key, hash, count, now, memory) {
+      return nil
+    }
+    guard let position = table.find(key, hash: hash, in: arena.chunks) else {
+      preconditionFailure("an edited key is missing")
+    }
+    let entry = position.entry
+    entry.access = memory.access.used(entry.access)
+    return body(entry.mutableValue)
+  }
+
+  private mutating func addEditable(
+    _ key: Bytes, _ hash: UInt64, _ count: Int, _ now: Timestamp, _ memory: StorageContext
+  ) -> Bool {
+    if count > LongValue.shortMax {
+      guard let value = LongValue(zeros: count, keyCount: key.count, memory.pool) else {
+        return false
+      }
+      return set(key, hash: hash, to: value, deadline: nil, now: now, memory)
+    }
+    let content = Entry.Content(key: key, edited: .empty, count: count, deadline: nil)
+    return insert(content, hash: hash, deadline: nil, memory)
+  }
+
+  /// Makes the value of a key that is there one that can be changed in place, of `count` bytes.
+  ///
+  /// - Parameter count: Not less than there are.
+  private mutating func makeEditable(
+    _ key: Bytes, _ hash: UInt64, _ count: Int, _ now: Timestamp, _ memory: StorageContext
+  ) -> Bool {
+    guard let position = table.find(key, hash: hash, in: arena.chunks) else { return false }
+    let entry = position.entry
+    if entry.isLong, !entry.ownBlock.isShared {
+      return entry.value.count == count
+        || arena.lengthen(position.reference, to: count, deadline: entry.deadline, memory.pool)
+    }
+    if count > LongValue.shortMax {
+      // Longer than before, or in a block that somebody is reading.
+      guard let copy = LongValue(zeros: count, keyCount: key.count, memory.pool) else {
+        return false
+      }
+      entry.value.withBytes { copy.mutableBytes.replace(at: 0, with: $0) }
+      return set(key, hash: hash, to: copy, deadline: entry.deadline, now: now, memory)
+    }
+    if entry.isEdited {
+      let more = count - entry.value.count
+      if more == 0 { return true }
+      if count <= 0xff || entry.value.count > 0xff,
+        arena.extend(position.reference, size: entry.livingSize, by: more)
+      {
+        return entry.lengthen(to: count)
+      }
+    }
+    guard case .bytes = entry.value else {
+      return entry.value.array.withBytes { digits in
+        rewrite(position, memory) {
+          Entry.Content(key: key, edited: digits, count: count, deadline: $0.deadline)
+        }
+      }
+    }
+    return rewrite(position, memory) { entry in
+      guard case .bytes(let bytes) = entry.value else { preconditionFailure("no bytes any more") }
+      return Entry.Content(key: key, edited: bytes, count: count, deadline: entry.deadline)
+    }
   }
 
   // MARK: Removing

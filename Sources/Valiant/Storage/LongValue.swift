@@ -35,6 +35,28 @@ struct LongValue {
     self.init(block: block, offset: lead, count: value.count, lead: lead)
   }
 
+  /// `count` bytes to be filled, zeros, with some room behind them; nil when there is no memory.
+  init?(zeros count: Int, keyCount: Int, _ pool: BlockPool) {
+    let lead = keyCount + Self.headerBytesMax
+    let capacity = Self.roomy(lead + count)
+    guard let block = pool.allocateShared(capacity, isZero: true) else { return nil }
+    self.init(block: block, offset: lead, count: count, lead: lead)
+  }
+
+  /// What is taken for a value that may go on growing: an eighth more, at most a megabyte.
+  static func roomy(_ bytes: Int) -> Int { bytes + min(bytes / 8, 1 << 20) }
+
+  /// The value's bytes to be changed, by who holds the only reference to the block.
+  var mutableBytes: MutableBytes {
+    unsafe MutableBytes(base: block.payload + offset, count: count)
+  }
+
+  /// The same value with another length, for which there is room in its block.
+  func resized(to count: Int, in block: SharedBlock) -> LongValue {
+    precondition(offset + count <= block.capacity, "more bytes than there is room")
+    return LongValue(block: block, offset: offset, count: count, lead: lead)
+  }
+
   /// The value, as long as the block is held.
   var bytes: Bytes { unsafe Bytes(base: block.payload + offset, count: count) }
 }

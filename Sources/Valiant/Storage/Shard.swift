@@ -155,6 +155,15 @@ import Glibc
 
   /// See `Keyspace.set`.
   func set(
+    _ key: Bytes, hash: UInt64, toText value: Bytes, isEdited: Bool = false, deadline: Timestamp?,
+    now: Timestamp, _ memory: StorageContext
+  ) -> Bool {
+    unsafe pointer.pointee.set(
+      key, hash: hash, toText: value, isEdited: isEdited, deadline: deadline, now: now, memory)
+  }
+
+  /// See `Keyspace.set`.
+  func set(
     _ key: Bytes, hash: UInt64, to number: Int, deadline: Timestamp?, now: Timestamp,
     _ memory: StorageContext
   ) -> Bool {
@@ -167,6 +176,14 @@ import Glibc
     _ memory: StorageContext
   ) -> Bool {
     unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
+  }
+
+  /// See `Keyspace.edit`.
+  func edit<Result>(
+    _ key: Bytes, hash: UInt64, count: Int, now: Timestamp, _ memory: StorageContext,
+    _ body: (MutableBytes) -> Result
+  ) -> Result? {
+    unsafe pointer.pointee.edit(key, hash: hash, count: count, now: now, memory, body)
   }
 
   /// See `Keyspace.remove`.

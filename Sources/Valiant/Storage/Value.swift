@@ -28,6 +28,15 @@ enum Value {
     }
   }
 
+  /// The 64-bit integer that the string spells in canonical form, else nil.
+  var integer: Int? {
+    switch self {
+    case .bytes(let bytes): bytes.integer
+    case .long: nil
+    case .integer(let number): number
+    }
+  }
+
   /// Bytes of the string.
   var count: Int {
     switch self {

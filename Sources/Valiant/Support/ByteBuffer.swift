@@ -180,6 +180,15 @@ import Glibc
     return unsafe UnsafeMutableBufferPointer(start: base + count, count: capacity - count)
   }
 
+  /// Appends `added` zeros, and lends them until the buffer is next changed.
+  @unsafe mutating func appendZeros(_ added: Int) -> MutableBytes {
+    reserve(added)
+    let zeros = unsafe MutableBytes(base: base + count, count: added)
+    zeros.clear(0..<added)
+    count += added
+    return zeros
+  }
+
   /// Counts `written` bytes that were put into the free space.
   mutating func didAppend(_ written: Int) {
     precondition(written >= 0 && written <= capacity - count, "more bytes than there was room")

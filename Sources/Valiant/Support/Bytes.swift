@@ -115,6 +115,50 @@ import Glibc
   }
 }
 
+/// Bytes that somebody else owns, to be changed: a value in an entry.
+///
+/// Invariant: as for `Bytes`, and writable.
+@safe struct MutableBytes {
+  private let base: UnsafeMutablePointer<UInt8>
+  let count: Int
+
+  /// - Parameter base: Readable and writable for `count` bytes while the view is used.
+  @unsafe init(base: UnsafeMutablePointer<UInt8>, count: Int) {
+    unsafe self.base = base
+    self.count = count
+  }
+
+  @inline(__always)
+  subscript(index: Int) -> UInt8 {
+    get { bytes[index] }
+    nonmutating set {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: count), "index out of range")
+      // SAFETY: just checked.
+      unsafe base[index] = newValue
+    }
+  }
+
+  /// The first byte's address, for C calls; writable for `count` bytes.
+  @unsafe var pointer: UnsafeMutablePointer<UInt8> { unsafe base }
+
+  /// The same bytes to be read.
+  var bytes: Bytes { unsafe Bytes(base: base, count: count) }
+
+  /// Overwrites the bytes from `offset` on by `new`, which lies elsewhere and must fit.
+  func replace(at offset: Int, with new: Bytes) {
+    precondition(offset >= 0 && offset <= count - new.count, "more bytes than there is room")
+    // SAFETY: just checked.
+    unsafe copyBytes(base + offset, new.pointer, new.count)
+  }
+
+  /// Makes the bytes of `range` zeros.
+  func clear(_ range: Range<Int>) {
+    precondition(range.lowerBound >= 0 && range.upperBound <= count, "range out of bounds")
+    // SAFETY: just checked.
+    unsafe memset(base + range.lowerBound, 0, range.count)
+  }
+}
+
 extension Array where Element == UInt8 {
   /// Lends the array's bytes to `body`.
   @inline(__always)

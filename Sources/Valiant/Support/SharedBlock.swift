@@ -44,6 +44,20 @@ import Synchronization
     unsafe self.init(begin: block, bytes: wanted, isMapped: false)
   }
 
+  /// A block of zeros.
+  init?(zeros capacity: Int) {
+    guard let block = SharedBlock(capacity: capacity) else { return nil }
+    self = block
+    clear(from: 0)
+  }
+
+  /// Makes what lies behind `count` zeros, in a block that has just been made.
+  private func clear(from count: Int) {
+    // Larger ones are fresh from the system.
+    if isMapped, capacity + Self.headerBytes > Kept.blockBytesMax { return }
+    unsafe memset(payload + count, 0, capacity - count)
+  }
+
   private init(begin block: UnsafeMutableRawPointer, bytes: Int, isMapped: Bool) {
     unsafe header = block
     unsafe block.initializeMemory(as: Atomic<UInt32>.self, to: Atomic(1))
@@ -103,16 +117,20 @@ import Synchronization
   ///
   /// For the only owner. A mapping's pages move. Others are copied, `count` bytes; so are those of a
   /// process that has as many mappings as the system allows.
-  func grown(to capacity: Int, count: Int) -> SharedBlock? {
+  ///
+  /// - Parameter zeroing: Whether what lies behind `count` has to be zeros.
+  func grown(to capacity: Int, count: Int, zeroing: Bool = false) -> SharedBlock? {
     if isMapped {
       let oldBytes = self.capacity + Self.headerBytes
       let bytes = MemoryMap.rounded(capacity + Self.headerBytes)
+      if zeroing { unsafe memset(payload + count, 0, self.capacity - count) }
       if let block = unsafe MemoryMap.resize(header, from: oldBytes, to: bytes) {
         return unsafe SharedBlock(begin: block, bytes: bytes, isMapped: true)
       }
     }
     guard let new = SharedBlock(capacity: capacity) else { return nil }
     unsafe copyBytes(new.payload, payload, count)
+    if zeroing { new.clear(from: count) }
     release()
     return new
   }
@@ -150,7 +168,7 @@ import Synchronization
   private static let state = Guarded(State())
   private static let bytesMax = 4 << 20
   /// Larger ones are too rare.
-  private static let blockBytesMax = 1 << 20
+  static let blockBytesMax = 1 << 20
 
   /// A mapping that is not smaller than `wanted`, and not much larger.
   @unsafe static func take(_ wanted: Int) -> Block? {

@@ -32,6 +32,28 @@ private final class Model {
     if isSet { expected[key] = (Array(String(number).utf8), deadline) }
   }
 
+  /// Writes `byte` at `index`, behind which there may be more.
+  ///
+  /// - Returns: False when there was no memory.
+  @discardableResult
+  func write(_ byte: UInt8, at index: Int, of key: [UInt8]) -> Bool {
+    let count: Int? = key.withBytes { key in
+      keyspace.edit(
+        key, hash: memory.hashing.hash(key), count: index + 1, now: now, memory
+      ) { bytes in
+        bytes[index] = byte
+        return bytes.count
+      }
+    }
+    guard let count else { return false }
+    var (value, deadline) = (living(key) ?? [], living(key) == nil ? nil : expected[key]?.deadline)
+    value += [UInt8](repeating: 0, count: max(0, index + 1 - value.count))
+    value[index] = byte
+    #expect(count == value.count)
+    expected[key] = (value, deadline)
+    return true
+  }
+
   func setDeadline(_ key: [UInt8], _ deadline: Timestamp?) -> Bool? {
     key.withBytes { key in
       keyspace.setDeadline(deadline, of: key, hash: memory.hashing.hash(key), now: now, memory)
@@ -126,8 +148,11 @@ private final class Model {
       let number = Int.random(in: 0..<keyCount, using: &random)
       // Some keys are longer than a byte can count.
       let key = Array("k\(number)".utf8) + [UInt8](repeating: 7, count: number % 50 == 0 ? 300 : 0)
-      switch Int.random(in: 0..<10, using: &random) {
+      switch Int.random(in: 0..<11, using: &random) {
       case 0..<3: model.set(key, value(), deadline())
+      case 10:
+        let index = Int.random(in: 0..<(step % 100 == 0 ? 1000 : 30), using: &random)
+        model.write(UInt8(step & 0xff), at: index, of: key)
       case 3:
         let width = Int.random(in: 0..<64, using: &random)
         model.set(key, number: Int(truncatingIfNeeded: random.next()) >> width, deadline())
@@ -176,8 +201,11 @@ private final class Model {
         nil, Timestamp(milliseconds: model.now.milliseconds + 1000),
         Timestamp(milliseconds: 1 << 50),
       ][step % 3]
-      switch Int.random(in: 0..<6, using: &random) {
+      switch Int.random(in: 0..<7, using: &random) {
       case 0: model.set(key, value, deadline)
+      case 6:
+        let index = [0, 16_383, 16_384, 40_000, 500_000][step % 5]
+        model.write(UInt8(step & 0xff), at: index, of: key)
       case 1:
         if value.count > LongValue.shortMax, let block = model.setHeld(key, value, deadline) {
           held.append((block, value))
@@ -311,7 +339,10 @@ private final class Model {
       // Failing on and off, so that every kind of growth meets it.
       model.memory.pool.fail(after: step % 7 < 4 ? Int.random(in: 0...2, using: &random) : Int.max)
       let key = Array("\(Int.random(in: 0..<keyCount, using: &random))".utf8)
-      switch Int.random(in: 0..<6, using: &random) {
+      switch Int.random(in: 0..<7, using: &random) {
+      case 6:
+        let index = Int.random(in: 0..<10, using: &random) * [3, 3000][step % 2]
+        if !model.write(UInt8(step & 0xff), at: index, of: key) { failures += 1 }
       case 0..<3:
         let size = [3, 50, 5000, 20_000][Int.random(in: 0..<4, using: &random)]
         let value = [UInt8](repeating: UInt8(step % 251), count: size)
