@@ -17,7 +17,8 @@ let package = Package(
   ],
   targets: [
     .systemLibrary(name: "CLibUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
-    .target(name: "Valiant", dependencies: ["CLibUV"], swiftSettings: settings),
+    .systemLibrary(name: "CLZF", pkgConfig: "liblzf", providers: [.apt(["liblzf-dev"])]),
+    .target(name: "Valiant", dependencies: ["CLibUV", "CLZF"], swiftSettings: settings),
     .executableTarget(name: "valiant", dependencies: ["Valiant"], swiftSettings: settings),
     .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: settings),
     .testTarget(

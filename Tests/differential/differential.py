@@ -15,6 +15,7 @@ import random
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -91,7 +92,9 @@ def field_step() -> list:
     kind = chance.choice(["GET", "SET", "INCRBY", "INCRBY", "OVERFLOW", "BOGUS"])
     if kind == "OVERFLOW":
         return [kind, one_of(b"WRAP", b"sat", b"FAIL", b"FAIL", b"NONE")]
-    return [kind, encoding, field_offset] if kind == "GET" else [kind, encoding, field_offset, integer]
+    # Of a number so small Redis believes that it is too large for the field.
+    number = integer().replace(b"-9223372036854775808", b"-4611686018427387904")
+    return [kind, encoding, field_offset] if kind == "GET" else [kind, encoding, field_offset, number]
 
 
 def number() -> bytes:
@@ -144,6 +147,57 @@ def some(*parts, least: int = 1, most: int = 4) -> Callable[[], list]:
 CONDITIONS = one_of(b"NX", b"XX", b"GT", b"LT", b"nx", b"BOGUS")
 conditions = some(CONDITIONS, least=0, most=2)
 
+def lcs_option() -> list:
+    return chance.choice([["LEN"], ["idx"], ["WITHMATCHLEN"], ["MINMATCHLEN", integer], ["MINMATCHLEN", b"2"], ["bogus"]])
+
+
+def database() -> bytes:
+    return integer() if chance.random() < 0.1 else chance.choice([b"0", b"1", b"15", b"16"])
+
+
+def copy_option() -> list:
+    return chance.choice([["DB", database], ["REPLACE"], ["replace"], ["bogus"], ["DB"]])
+
+
+def pattern() -> bytes:
+    return chance.choice([b"*", b"?", b"key:*", b"[a-b]", b"[^a]*", b"k*k", b"\\a", b"", b"*[", b"key:[3", b"a*b*", b"\x00*"])
+
+
+def payload() -> bytes:
+    """What DUMP answers, mostly: a number, plain and compressed text, and what is none of them."""
+    good = [b"\xc0{", b"\xc19\x30", b"\xc2\xff\xff\xff\x7f", b"\x03abc", b"\x40\x2c" + b"v" * 44]
+    good += [b"\xc3\x0b\x40\x28\x01aa\xe0\x1b\x00\x01aa", b"\x80\x00\x00\x00\x02xy", b"\x81" + bytes(7) + b"\x01z"]
+    bad = [b"\x40\xffabc", b"\xc4abc", b"\xc3\x02\x10ab", b"\xff"]
+    content = b"\x00" + chance.choice(good if chance.random() < 0.7 else bad) + chance.choice([b"\x0a", b"\x09", b"\x06"]) + b"\x00"
+    if chance.random() < 0.1:
+        return chance.choice([content, b"", b"x" * 12, content + bytes(8)])
+    return content + struct.pack("<Q", crc64(content))
+
+
+def crc64(data: bytes) -> int:
+    remainder = 0
+    for byte in data:
+        remainder ^= byte
+        for _ in range(8):
+            remainder = remainder >> 1 ^ (0x95AC9329AC4BC9B5 if remainder & 1 else 0)
+    return remainder
+
+
+def restore_time() -> bytes:
+    """Not so late that Redis's sum would overflow."""
+    text = milliseconds()
+    return b"0" if len(text) > 15 and text.isdigit() else text
+
+
+def restore_option() -> list:
+    options = [["REPLACE"], ["replace"], ["REPLACE"], ["ABSTTL"], ["IDLETIME", integer], ["FREQ", integer], ["bogus"]]
+    return chance.choice(options)
+
+
+def scan_option() -> list:
+    return chance.choice([["MATCH", pattern], ["COUNT", b"1000"], ["COUNT", one_of(b"999", b"0", b"-1", b"1e3")]])
+
+
 # A request is a list of words, of functions that make one, and of functions that make several.
 GRAMMAR = [
     ["GET", key],
@@ -170,6 +224,20 @@ GRAMMAR = [
     ["BITFIELD_RO", key, some(["GET", encoding, field_offset])],
     ["BITFIELD_RO", key, field_step],
     ["OBJECT", "ENCODING", key],
+    ["LCS", key, key],
+    ["LCS", key, key, lcs_option],
+    ["LCS", key, key, "IDX", some(lcs_option, least=0, most=2)],
+    ["RENAME", key, key],
+    ["RENAMENX", key, key],
+    ["COPY", key, key],
+    ["COPY", key, key, some(copy_option)],
+    ["MOVE", key, database],
+    ["SELECT", database],
+    ["SELECT", "0"],
+    ["SWAPDB", database, database],
+    ["KEYS", pattern],
+    ["RESTORE", key, restore_time, payload, some(restore_option, least=0, most=3)],
+    ["SCAN", "0", some(scan_option, least=0, most=2)],
     ["GETRANGE", key, index, index],
     ["SUBSTR", key, index, index],
     ["MGET", some(key)],
@@ -270,6 +338,22 @@ class Server:
 TIMES = {b"TTL", b"EXPIRETIME"}
 
 
+# Both know the same elements, in an order of their own.
+SETS = {b"KEYS", b"SCAN"}
+
+
+def sorted_elements(reply: bytes) -> list[bytes]:
+    """The bulk strings of a reply, whatever arrays they are in; an error is one, too."""
+    elements = []
+    while reply:
+        line, reply = reply.split(b"\r\n", 1)
+        if line[:1] == b"$" and line != b"$-1":
+            count = int(line[1:])
+            line, reply = reply[:count], reply[count + 2 :]
+        elements.append(line)
+    return sorted(elements)
+
+
 def are_close(first: bytes, second: bytes) -> bool:
     numbers = [int(reply[1:]) if reply[:1] == b":" else -1 for reply in (first, second)]
     return min(numbers) >= 0 and abs(numbers[0] - numbers[1]) <= 1
@@ -291,21 +375,43 @@ class Comparison:
         replies = [server.ask(request) for server in self.servers]
         self.history.append(request)
         self.compared += 1
-        if replies[0] == replies[1] or (request[0].upper() in TIMES and are_close(*replies)):
+        name = request[0].upper()
+        if replies[0] == replies[1] or (name in TIMES and are_close(*replies)):
+            return
+        if name in SETS and sorted_elements(replies[0]) == sorted_elements(replies[1]):
             return
         self.differ(*replies)
 
     def everything(self) -> None:
         """Compares what the servers hold, and removes it; then how often they have found a key."""
-        for name in KEYS:
-            for command in (b"GET", b"EXPIRETIME"):
-                self.ask(command, name)
-        # Now that somebody has asked for each, neither server counts one that has expired.
-        self.ask(b"DBSIZE")
+        for database in (b"15", b"1", b"0"):
+            self.ask(b"SELECT", database)
+            for name in KEYS:
+                for command in (b"GET", b"EXPIRETIME"):
+                    self.ask(command, name)
+                self.exchange(name)
+            # Now that somebody has asked for each, neither server counts one that has expired.
+            self.ask(b"DBSIZE")
+            for kind in (b"string", b"STRING", b"list"):
+                self.ask(b"SCAN", b"0", b"COUNT", b"1000", b"TYPE", kind)
         self.ask(b"FLUSHALL")
         counts = [re.findall(rb"keyspace_(?:hits|misses):\d+", server.ask([b"INFO", b"stats"])) for server in self.servers]
         if counts[0] != counts[1]:
             self.differ(*(b" ".join(count) for count in counts))
+
+    def exchange(self, name: bytes) -> None:
+        """Gives each server what the other one has dumped of a key."""
+        dumps = [server.ask([b"DUMP", name]).split(b"\r\n", 1)[1][:-2] for server in self.servers]
+        if not all(dumps):
+            if any(dumps):
+                self.differ(*dumps)
+            return
+        for server, dump in zip(self.servers, reversed(dumps)):
+            answer = server.ask([b"RESTORE", b"exchanged", b"0", dump, b"REPLACE"])
+            if answer != b"+OK\r\n":
+                self.differ(answer, b"dumped by the other server: " + dump)
+        self.ask(b"GET", b"exchanged")
+        self.ask(b"DEL", b"exchanged")
 
     def differ(self, *answers: bytes) -> None:
         print(f"\nnot ok - a difference (--seed {self.seed}); the last requests:")

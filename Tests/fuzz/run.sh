@@ -19,7 +19,7 @@ for target in Valiant ParserFuzz; do
   while read -r source; do objects+=("$build/release/$target.build/${source##*/}.o"); done \
     <"$build/release/$target.build/sources"
 done
-swiftc -sanitize=fuzzer,address -use-ld=lld "${objects[@]}" -luv -o "$build/parser"
+swiftc -sanitize=fuzzer,address -use-ld=lld "${objects[@]}" -luv -llzf -o "$build/parser"
 
 # With Swift's own crash handler the program would hang after a finding. Finding leaks needs ptrace, which a container
 # may not allow.

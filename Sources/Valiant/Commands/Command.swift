@@ -113,6 +113,9 @@ struct Command: Sendable {
     /// Could do harm in the wrong hands.
     static let dangerous = Flags(rawValue: 1 << 11)
 
+    /// Looks at keys that it does not name, and locks their shards itself.
+    static let wholeKeyspace = Flags(rawValue: 1 << 12)
+
     /// Names in the order in which COMMAND INFO gives them.
     static let names: [(Flags, String)] = [
       (.write, "write"), (.readonly, "readonly"), (.denyoom, "denyoom"), (.admin, "admin"),

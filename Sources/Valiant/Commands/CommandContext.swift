@@ -21,6 +21,8 @@
   var reply = ReplyWriter()
   /// Most bytes that the store may take; `Int.max` for no limit.
   private(set) var memoryMax = Int.max
+  /// Whether the locks of all shards are held, and not only those of the named keys.
+  private(set) var holdsAllShards = false
   /// Whether room has been made for what the command asked for.
   fileprivate(set) var hasRoom = false
   private var accessMilliseconds = Int.min / 2
@@ -70,6 +72,18 @@
       hash: hash)
   }
 
+  /// The same key in another database.
+  func key(_ index: Int, database: Int) -> LockedKey {
+    let hash = hashes[index]
+    return LockedKey(
+      keyspace: shards[hash: hash].keyspace(database), bytes: request[index], hash: hash)
+  }
+
+  /// The entry of a key; nil when there is none.
+  func entry(of key: LockedKey) -> Entry? {
+    key.keyspace.find(key.bytes, hash: key.hash, now: now, memory)
+  }
+
   /// The entry of the key that argument `index` names; nil when there is none.
   @inline(__always)
   func entry(_ index: Int) -> Entry? {
@@ -83,6 +97,12 @@
     let entry = entry(index)
     if entry == nil { statistics.keyspaceMisses.add() } else { statistics.keyspaceHits.add() }
     return entry
+  }
+
+  /// Counts keys that a command has looked up by itself.
+  func count(hits: Int, misses: Int) {
+    statistics.keyspaceHits.add(hits)
+    statistics.keyspaceMisses.add(misses)
   }
 
   /// The string that argument `index` is the key of; nil when there is none.
@@ -166,6 +186,16 @@
     if !isSet { throw .outOfMemory }
   }
 
+  /// Sets the key that argument `index` names to bytes that were made for it, as a client's would be.
+  ///
+  /// - Throws: `outOfMemory`; then nothing has changed.
+  func set(_ index: Int, to bytes: Bytes, deadline: Timestamp?) throws(CommandError) {
+    let key = key(index)
+    let isSet = key.keyspace.set(
+      key.bytes, hash: key.hash, to: bytes, deadline: deadline, now: now, memory)
+    if !isSet { throw .outOfMemory }
+  }
+
   /// The same for a number.
   func set(_ index: Int, to number: Int, deadline: Timestamp?) throws(CommandError) {
     let key = key(index)
@@ -221,10 +251,115 @@
     return isSet
   }
 
+  /// Gives the value and deadline of the key that argument `index` names to another one, which is not
+  /// the same. A long value is not copied.
+  ///
+  /// - Throws: `outOfMemory`; then nothing has changed.
+  func move(_ index: Int, to target: LockedKey) throws(CommandError) {
+    guard let entry = entry(index) else { return }
+    let (value, deadline) = (DetachedValue(of: entry), entry.deadline)
+    if case .long(let long) = value {
+      // Its block gets the other key's name, so the key goes first.
+      long.block.retain()
+      long.block.retain()
+      _ = remove(index)
+      if set(target, to: value, deadline: deadline) { return long.block.release() }
+      // There was room for it a moment ago.
+      _ = set(key(index), to: value, deadline: deadline)
+      throw .outOfMemory
+    }
+    guard set(target, to: value, deadline: deadline) else { throw .outOfMemory }
+    _ = remove(index)
+  }
+
+  /// Gives a copy of the value and deadline of the key that argument `index` names to another one.
+  ///
+  /// - Throws: `needsRoom`, `outOfMemory`; then nothing has changed.
+  func copy(_ index: Int, to target: LockedKey) throws(CommandError) {
+    guard let entry = entry(index) else { return }
+    let deadline = entry.deadline
+    try reserve(entry.value.count)
+    var value = DetachedValue(of: entry)
+    if case .long(let long) = value {
+      let copy = LongValue(copying: long.bytes, keyCount: target.bytes.count, memory.pool)
+      guard let copy else { throw .outOfMemory }
+      value = .long(copy)
+    }
+    guard set(target, to: value, deadline: deadline) else { throw .outOfMemory }
+  }
+
+  private func set(_ key: LockedKey, to value: DetachedValue, deadline: Timestamp?) -> Bool {
+    key.keyspace.set(
+      key.bytes, hash: key.hash, to: value, deadline: deadline, now: now, memory)
+  }
+
   /// Removes the key that argument `index` names; false when it was not there.
   func remove(_ index: Int) -> Bool {
     let key = key(index)
     return key.keyspace.remove(key.bytes, hash: key.hash, now: now, memory)
+  }
+
+  // MARK: All keys
+
+  /// Calls `body` with what each shard holds of the client's database, under the shard's lock.
+  func forEachKeyspace(_ body: (KeyspaceReference) -> Void) {
+    for index in 0..<Store.shardCount {
+      let shard = shards[index]
+      shard.withLock(unless: holdsAllShards) {
+        if let keyspace = shard.keyspaceIfUsed(client.database) { body(keyspace) }
+      }
+    }
+  }
+
+  /// Calls `body` with the next entries of a walk over the client's database, about `count`.
+  ///
+  /// - Returns: Where the walk goes on.
+  func scan(from cursor: ScanCursor, count: Int, _ body: (Entry) -> Void) -> ScanCursor {
+    var cursor = cursor
+    var left = count
+    repeat {
+      let shard = shards[cursor.shard]
+      shard.withLock(unless: holdsAllShards) {
+        guard let keyspace = shard.keyspaceIfUsed(client.database), keyspace.count > 0 else {
+          cursor = ScanCursor(shard: cursor.shard + 1)
+          return
+        }
+        let step = keyspace.scan(from: cursor, count: left, body)
+        cursor = step.next
+        left -= step.seen
+      }
+    } while left > 0 && cursor.number > 0
+    return cursor
+  }
+
+  /// Calls `body` with an entry of the client's database that chance chooses; false when there is
+  /// none.
+  func withRandomEntry(_ body: (Entry) -> Void) -> Bool {
+    for _ in 0..<Self.randomTries
+    where tryRandomEntry(Int(FastRandom.next(below: UInt64(Store.shardCount))), 1, body) {
+      return true
+    }
+    // Most shards are empty.
+    let start = Int(FastRandom.next(below: UInt64(Store.shardCount)))
+    return (0..<Store.shardCount).contains {
+      tryRandomEntry((start + $0) % Store.shardCount, Self.randomTries, body)
+    }
+  }
+
+  private static let randomTries = 100
+
+  private func tryRandomEntry(_ index: Int, _ tries: Int, _ body: (Entry) -> Void) -> Bool {
+    let shard = shards[index]
+    return shard.withLock(unless: holdsAllShards) {
+      guard let keyspace = shard.keyspaceIfUsed(client.database), keyspace.count > 0 else {
+        return false
+      }
+      return (0..<tries).contains { _ in
+        guard let entry = keyspace.randomEntry, !entry.isExpired(at: now) else { return false }
+        body(entry)
+        return true
+      }
+    }
   }
 
   // MARK: Arguments
@@ -232,6 +367,16 @@
   /// Argument `index` as a 64-bit integer.
   func integer(_ index: Int) throws(CommandError) -> Int {
     guard let number = request[index].integer else { throw .notAnInteger }
+    return number
+  }
+
+  /// Argument `index` as the number of a database.
+  ///
+  /// - Throws: `notAnInteger`, `notAnInteger32`, `databaseOutOfRange`.
+  func database(_ index: Int) throws(CommandError) -> Int {
+    let number = try integer(index)
+    guard Int32(exactly: number) != nil else { throw .notAnInteger32 }
+    guard (0..<Store.databaseCount).contains(number) else { throw .databaseOutOfRange }
     return number
   }
 

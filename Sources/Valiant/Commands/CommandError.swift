@@ -16,6 +16,18 @@ enum CommandError: Error {
   case bitFieldType
   case bitFieldOverflow
   case bitFieldReadOnly
+  case invalidCursor
+  case keyExists
+  case sameObject
+  case invalidDatabase(String)
+  case invalidTimeToLive
+  case invalidIdleTime
+  case invalidFrequency
+  case badPayload
+  case lengthAndIndices
+  case subsequenceTooLarge
+  case noMemoryForSubsequence
+  case badData
   case frequencyNotTracked
   case idleTimeNotTracked
   case syntax
@@ -28,6 +40,7 @@ enum CommandError: Error {
   case expireOrderExclusive
   case unsupportedOption([UInt8])
   case notAnInteger
+  case notAnInteger32
   case databaseOutOfRange
   case invalidExpireTime(command: String)
   case unknownCommand(name: [UInt8], arguments: [UInt8])
@@ -95,6 +108,21 @@ enum CommandError: Error {
         + "i64 is."
     case .bitFieldOverflow: "ERR Invalid OVERFLOW type specified"
     case .bitFieldReadOnly: "ERR BITFIELD_RO only supports the GET subcommand"
+    case .invalidCursor: "ERR invalid cursor"
+    case .keyExists: "BUSYKEY Target key name already exists."
+    case .sameObject: "ERR source and destination objects are the same"
+    case .invalidDatabase(let which): "ERR invalid \(which) DB index"
+    case .invalidTimeToLive: "ERR Invalid TTL value, must be >= 0"
+    case .invalidIdleTime: "ERR Invalid IDLETIME value, must be >= 0"
+    case .invalidFrequency: "ERR Invalid FREQ value, must be >= 0 and <= 255"
+    case .badPayload: "ERR DUMP payload version or checksum are wrong"
+    case .badData: "ERR Bad data format"
+    case .lengthAndIndices:
+      "ERR If you want both the length and indexes, please just use IDX."
+    case .subsequenceTooLarge:
+      "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len"
+    case .noMemoryForSubsequence:
+      "ERR Insufficient memory, failed allocating transient memory for LCS"
     case .aboveMemoryMax, .needsRoom: "OOM command not allowed when used memory > 'maxmemory'."
     case .frequencyNotTracked:
       "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note "
@@ -105,6 +133,8 @@ enum CommandError: Error {
         + "switching between policies at runtime LRU and LFU data will take some time to adjust."
     case .syntax: "ERR syntax error"
     case .notAnInteger: "ERR value is not an integer or out of range"
+    case .notAnInteger32:
+      "ERR value is out of range, value must between -2147483648 and 2147483647"
     case .databaseOutOfRange: "ERR DB index is out of range"
     case .invalidExpireTime(let command): "ERR invalid expire time in '\(command)' command"
     case .notAFloat: "ERR value is not a valid float"

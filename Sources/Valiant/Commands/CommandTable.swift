@@ -15,9 +15,10 @@
   let topLevel: [Command]
 
   static let shared = CommandTable(families: [
-    StringCommands.self, NumberCommands.self, BitmapCommands.self, BitFieldCommands.self,
-    KeyCommands.self, ExpiryCommands.self,
-    ObjectCommands.self, MemoryCommands.self,
+    StringCommands.self, NumberCommands.self, SubsequenceCommands.self, BitmapCommands.self,
+    BitFieldCommands.self,
+    KeyCommands.self, ExpiryCommands.self, ScanCommands.self, MoveCommands.self,
+    SerializationCommands.self, ObjectCommands.self, MemoryCommands.self,
     ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
   ])

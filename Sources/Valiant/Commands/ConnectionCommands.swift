@@ -45,9 +45,7 @@ enum ConnectionCommands: CommandFamily {
   }
 
   private static func select(_ context: inout CommandContext) throws(CommandError) {
-    let index = try context.integer(1)
-    guard (0..<Store.databaseCount).contains(index) else { throw .databaseOutOfRange }
-    context.client.database = index
+    context.client.database = try context.database(1)
     context.reply.ok()
   }
 

@@ -3,10 +3,10 @@ enum ServerCommands: CommandFamily {
   static let category = Command.Category.server
   static let commands: [Command] = [
     Command(
-      "DBSIZE", arity: 1, flags: [.readonly, .fast],
+      "DBSIZE", arity: 1, flags: [.readonly, .fast, .wholeKeyspace],
       summary: "Returns the number of keys in the database.", handler: databaseSize),
     Command(
-      "FLUSHDB [ASYNC|SYNC]", arity: -1, flags: [.write, .dangerous],
+      "FLUSHDB [ASYNC|SYNC]", arity: -1, flags: [.write, .dangerous, .wholeKeyspace],
       summary: "Removes all keys from the current database.",
       complexity: "O(N) where N is the number of keys in the selected database.",
       handler: { context throws(CommandError) in
@@ -14,7 +14,7 @@ enum ServerCommands: CommandFamily {
         try flush(database...database, &context)
       }),
     Command(
-      "FLUSHALL [ASYNC|SYNC]", arity: -1, flags: [.write, .dangerous],
+      "FLUSHALL [ASYNC|SYNC]", arity: -1, flags: [.write, .dangerous, .wholeKeyspace],
       summary: "Removes all keys from all databases.",
       complexity: "O(N) where N is the total number of keys in all databases.",
       handler: { context throws(CommandError) in
@@ -33,7 +33,10 @@ enum ServerCommands: CommandFamily {
   ]
 
   private static func databaseSize(_ context: inout CommandContext) throws(CommandError) {
-    context.reply.integer(context.server.store.count(database: context.client.database))
+    let database = context.client.database
+    let census = context.server.store.census(
+      databases: database...database, isLocked: context.holdsAllShards)
+    context.reply.integer(census.keys)
   }
 
   private static func flush(
@@ -45,7 +48,8 @@ enum ServerCommands: CommandFamily {
         request[1].equalsIgnoringCase("SYNC") || request[1].equalsIgnoringCase("ASYNC")
       else { throw .syntax }
     }
-    let removed = context.server.store.takeAll(databases: databases)
+    let removed = context.server.store.takeAll(
+      databases: databases, isLocked: context.holdsAllShards)
     // The keys are gone for everybody. Their memory is freed elsewhere in any case: no client of
     // this loop should have to wait for that because one said SYNC.
     Background.run { pause in removed.free(pause) }

@@ -103,6 +103,16 @@ struct AccessTracking: Sendable {
     Int((stamp >> 8) &- (access >> 8) & 0xffff)
   }
 
+  /// The bits of an entry that had `access`, and was last used a while ago or used so often, where
+  /// that is told and kept.
+  func restored(_ access: UInt32, idleSeconds: Int?, frequency: Int?) -> UInt32 {
+    if kind == .frequency { return frequency.map { stamp | UInt32($0) } ?? access }
+    guard let idleSeconds else { return access }
+    if kind == .clock { return stamp &- UInt32(truncatingIfNeeded: idleSeconds) & 0xff_ffff }
+    let minutes = stamp >> 8 &- UInt32(truncatingIfNeeded: idleSeconds / 60)
+    return (minutes & 0xffff) << 8 | access & 0xff
+  }
+
   /// Seconds since the entry was last used; whole minutes under a policy that counts in them.
   func idleSeconds(_ access: UInt32) -> Int {
     kind == .clock ? Int(stamp &- access & 0xff_ffff) : minutesSince(access) * 60

@@ -42,7 +42,7 @@
   /// Bits at the top of the hash that choose the shard and are the same in the whole table.
   private static let shardBits: UInt64 = UInt64(Store.shardBits)
   /// Bits that the directory may grow to; behind them come those of the tag.
-  private static let depthMax: UInt64 = 64 - 16 - shardBits
+  private static let depthMax: UInt64 = ScanCursor.prefixBits
 
   init() {}
 
@@ -520,6 +520,50 @@
     for index in 0..<segment.slotCount where segment[index] != 0 {
       body(chunks.entry(Self.reference(segment[index])))
     }
+  }
+
+  // MARK: Walking
+
+  /// Calls `body` with the entries from `cursor` on: about `count` of them, or the rest of their
+  /// segment.
+  ///
+  /// - Parameter count: 1 or more.
+  /// - Returns: Where the walk goes on, and how many entries that were.
+  func scan(
+    from cursor: ScanCursor, count: Int, in chunks: ChunkList, _ body: (Entry) -> Void
+  ) -> (next: ScanCursor, seen: Int) {
+    guard let (segment, nextPrefix) = segment(at: cursor.prefix) else {
+      return (ScanCursor(shard: cursor.shard + 1), 0)
+    }
+    var left = 0
+    for index in 0..<segment.slotCount
+    where segment[index] != 0 && segment[index] &>> 32 >= cursor.tag {
+      left += 1
+    }
+    // Tags are spread evenly.
+    var end: UInt64 = 1 << 16
+    if left > count {
+      end = cursor.tag + max(1, (end - cursor.tag) * UInt64(count) / UInt64(left))
+    }
+    var seen = 0
+    for index in 0..<segment.slotCount {
+      let slot = segment[index]
+      if slot == 0 || slot &>> 32 < cursor.tag || slot &>> 32 >= end { continue }
+      body(chunks.entry(Self.reference(slot)))
+      seen += 1
+    }
+    if end < 1 << 16 { return (cursor.moved(toPrefix: cursor.prefix, tag: end), seen) }
+    let next =
+      nextPrefix == 0
+      ? ScanCursor(shard: cursor.shard + 1) : cursor.moved(toPrefix: nextPrefix, tag: 0)
+    return (next, seen)
+  }
+
+  /// An entry that chance chooses, nil when it has met a free slot: to be tried again.
+  func randomEntry(in chunks: ChunkList) -> Entry? {
+    guard let segment = segment(FastRandom.next()) else { return nil }
+    let slot = segment[FastRandom.next(below: segment.slotCount)]
+    return slot == 0 ? nil : chunks.entry(Self.reference(slot))
   }
 
   // MARK: All entries

@@ -319,6 +319,25 @@ struct Keyspace: ~Copyable {
     return true
   }
 
+  /// Sets `key` to the value of another entry.
+  ///
+  /// - Returns: False when there was no memory, and nothing has changed.
+  mutating func set(
+    _ key: Bytes, hash: UInt64, to value: DetachedValue, deadline: Timestamp?, now: Timestamp,
+    _ memory: StorageContext
+  ) -> Bool {
+    switch value {
+    case .text(let text, let isEdited):
+      text.withBytes {
+        set(
+          key, hash: hash, toText: $0, isEdited: isEdited, deadline: deadline, now: now, memory)
+      }
+    case .number(let number):
+      set(key, hash: hash, to: number, deadline: deadline, now: now, memory)
+    case .long(let value): set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
+    }
+  }
+
   // MARK: Editing
 
   /// Lends the bytes of the string at `key` to `body` to be changed, made `count` bytes long before,
@@ -450,6 +469,21 @@ struct Keyspace: ~Copyable {
     sweptEarliest = Self.never
     evictionCursor = 0
   }
+
+  // MARK: Walking
+
+  /// See `HashTable.scan`.
+  func scan(
+    from cursor: ScanCursor, count: Int, _ body: (Entry) -> Void
+  ) -> (next: ScanCursor, seen: Int) {
+    table.scan(from: cursor, count: count, in: arena.chunks, body)
+  }
+
+  /// See `HashTable.randomEntry`.
+  var randomEntry: Entry? { table.randomEntry(in: arena.chunks) }
+
+  /// Calls `body` with each entry, also with those that have expired. O(count).
+  func forEachEntry(_ body: (Entry) -> Void) { table.forEachEntry(in: arena.chunks, body) }
 
   // MARK: Compacting
 

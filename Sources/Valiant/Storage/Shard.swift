@@ -63,6 +63,11 @@ import Glibc
   @inline(__always)
   func unlock() { unsafe lockWord.pointee.unlock() }
 
+  /// The same as `withLock` for who may hold the lock already.
+  func withLock<Result>(unless isLocked: Bool, _ body: () -> Result) -> Result {
+    isLocked ? body() : withLock(body)
+  }
+
   @inline(__always)
   func withLock<Result: ~Copyable, Failure: Error>(
     _ body: () throws(Failure) -> Result
@@ -176,6 +181,32 @@ import Glibc
     _ memory: StorageContext
   ) -> Bool {
     unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
+  }
+
+  /// See `Keyspace.set`.
+  func set(
+    _ key: Bytes, hash: UInt64, to value: DetachedValue, deadline: Timestamp?, now: Timestamp,
+    _ memory: StorageContext
+  ) -> Bool {
+    unsafe pointer.pointee.set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
+  }
+
+  /// See `HashTable.scan`.
+  func scan(
+    from cursor: ScanCursor, count: Int, _ body: (Entry) -> Void
+  ) -> (next: ScanCursor, seen: Int) {
+    unsafe pointer.pointee.scan(from: cursor, count: count, body)
+  }
+
+  /// See `HashTable.randomEntry`.
+  var randomEntry: Entry? { unsafe pointer.pointee.randomEntry }
+
+  /// See `Keyspace.forEachEntry`.
+  func forEachEntry(_ body: (Entry) -> Void) { unsafe pointer.pointee.forEachEntry(body) }
+
+  /// Exchanges all keys with another keyspace of the same shard. O(1).
+  func swap(with other: KeyspaceReference) {
+    unsafe Swift.swap(&pointer.pointee, &other.pointer.pointee)
   }
 
   /// See `Keyspace.edit`.

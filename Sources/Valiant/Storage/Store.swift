@@ -258,11 +258,15 @@ import Synchronization
   }
 
   /// Adds up what is in these databases, shard by shard. O(shards).
-  func census(databases: ClosedRange<Int> = 0...databaseCount - 1) -> Census {
+  ///
+  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
+  func census(
+    databases: ClosedRange<Int> = 0...databaseCount - 1, isLocked: Bool = false
+  ) -> Census {
     var census = Census()
     for index in 0..<Self.shardCount {
       let shard = shard(index)
-      shard.withLock {
+      shard.withLock(unless: isLocked) {
         for database in databases {
           guard let keyspace = shard.keyspaceIfUsed(database) else { continue }
           census.keys += keyspace.count
@@ -278,10 +282,10 @@ import Synchronization
   }
 
   /// Counts expired and evicted keys, and times of steps, from nothing again.
-  func resetStatistics() {
+  func resetStatistics(isLocked: Bool = false) {
     for index in 0..<Self.shardCount {
       let shard = shard(index)
-      shard.withLock {
+      shard.withLock(unless: isLocked) {
         for database in 0..<Self.databaseCount {
           shard.keyspaceIfUsed(database)?.resetStatistics()
         }
@@ -331,9 +335,11 @@ import Synchronization
   /// Empties `databases` at one moment for everybody, and returns what was in them.
   ///
   /// The locks are held for the time of exchanging pointers; freeing is left to the caller.
-  func takeAll(databases: ClosedRange<Int>) -> RemovedKeyspaces {
+  ///
+  /// - Parameter isLocked: Whether the caller holds them already.
+  func takeAll(databases: ClosedRange<Int>, isLocked: Bool = false) -> RemovedKeyspaces {
     let removed = RemovedKeyspaces(of: self)
-    for index in 0..<Self.shardCount { shard(index).lock() }
+    if !isLocked { lockAll() }
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       for database in databases {
@@ -341,9 +347,24 @@ import Synchronization
         removed.add(keyspace.takeAll())
       }
     }
-    for index in 0..<Self.shardCount { shard(index).unlock() }
+    if !isLocked { unlockAll() }
     return removed
   }
+
+  /// Exchanges two databases at one moment for everybody.
+  func swap(_ first: Int, _ second: Int, isLocked: Bool = false) {
+    if first == second { return }
+    if !isLocked { lockAll() }
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      if shard.keyspaceIfUsed(first) == nil, shard.keyspaceIfUsed(second) == nil { continue }
+      shard.keyspace(first).swap(with: shard.keyspace(second))
+    }
+    if !isLocked { unlockAll() }
+  }
+
+  private func lockAll() { for index in 0..<Self.shardCount { shard(index).lock() } }
+  private func unlockAll() { for index in 0..<Self.shardCount { shard(index).unlock() } }
 
   /// Stops the process if an invariant of the store does not hold. For tests.
   func checkInvariants() {

@@ -1,3 +1,18 @@
+/// A value that is to become that of another entry: a copy, or a long one as it lies in its block.
+enum DetachedValue {
+  case text([UInt8], isEdited: Bool)
+  case number(Int)
+  case long(LongValue)
+
+  init(of entry: Entry) {
+    switch entry.value {
+    case .bytes(let bytes): self = .text(bytes.array, isEdited: entry.isEdited)
+    case .integer(let number): self = .number(number)
+    case .long: self = .long(entry.longValue)
+    }
+  }
+}
+
 /// The value of an entry, as a view that is good until the shard's lock is released.
 ///
 /// Open to further types: a handler asks the context for the type that it needs, and everything

@@ -166,6 +166,11 @@ import Glibc
     }
   }
 
+  /// Appends the low `bytes` bytes of `number`, the lowest first.
+  mutating func append(littleEndian number: Int, bytes: Int) {
+    for index in 0..<bytes { append(UInt8(truncatingIfNeeded: number >> (8 * index))) }
+  }
+
   /// Appends `number` in decimal.
   @inline(__always)
   mutating func append(decimal number: Int) {

@@ -35,6 +35,14 @@ extension Bytes {
   }
 }
 
+extension Int {
+  /// The sum, or the nearest number there is.
+  func addingClamped(_ other: Int) -> Int {
+    let (sum, overflow) = addingReportingOverflow(other)
+    return overflow ? (other < 0 ? Int.min : Int.max) : sum
+  }
+}
+
 /// Writes `number` in decimal and returns how many bytes that took, 1...20.
 ///
 /// - Parameter target: Writable for `decimalDigitsMax` bytes.

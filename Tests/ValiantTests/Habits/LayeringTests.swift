@@ -20,7 +20,8 @@ func sources(_ folder: String) -> [(path: String, text: String)] {
 @Suite("Habits") struct LayeringTests {
   /// Folders from the bottom up; those in one row do not know each other.
   private static let layers = [
-    ["Support"], ["Protocol", "Network", "Storage"], ["Settings"], ["Server"], ["Commands"],
+    ["Support"], ["Protocol", "Network", "Storage", "Persistence"], ["Settings"], ["Server"],
+    ["Commands"],
   ]
 
   @Test("a folder names only types of folders below it") func layering() throws {

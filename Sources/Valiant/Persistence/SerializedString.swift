@@ -1,0 +1,160 @@
+import CLZF
+
+/// A string as Redis writes it to its files: a number in few bytes, compressed, or as it is.
+///
+/// Source: the RDB file format.
+enum SerializedString {
+  /// Two bits of the first byte say how long the length is, or that something else follows.
+  private enum Kind {
+    static let short: UInt8 = 0
+    static let medium: UInt8 = 1
+    /// The whole byte.
+    static let long: UInt8 = 0x80
+    static let longest: UInt8 = 0x81
+    static let integer8: UInt8 = 0xc0
+    static let integer16: UInt8 = 0xc1
+    static let integer32: UInt8 = 0xc2
+    static let compressed: UInt8 = 0xc3
+  }
+
+  /// Longer strings are compressed.
+  private static let plainBytesMax = 20
+  /// The most digits of a number in 32 bits, and its sign.
+  private static let digitsMax = 11
+
+  // MARK: Writing
+
+  static func write(_ value: Bytes, to output: inout ByteBuffer) {
+    if value.count <= digitsMax, let number = value.integer, write(number, to: &output) { return }
+    if value.count > plainBytesMax, writeCompressed(value, to: &output) { return }
+    writeLength(value.count, to: &output)
+    output.append(value)
+  }
+
+  /// - Returns: False for a number of more than 32 bits.
+  private static func write(_ number: Int, to output: inout ByteBuffer) -> Bool {
+    if Int8(exactly: number) != nil {
+      output.append(Kind.integer8)
+      output.append(littleEndian: number, bytes: 1)
+    } else if Int16(exactly: number) != nil {
+      output.append(Kind.integer16)
+      output.append(littleEndian: number, bytes: 2)
+    } else if Int32(exactly: number) != nil {
+      output.append(Kind.integer32)
+      output.append(littleEndian: number, bytes: 4)
+    } else {
+      return false
+    }
+    return true
+  }
+
+  /// - Returns: False when that would not make it at least four bytes shorter.
+  private static func writeCompressed(_ value: Bytes, to output: inout ByteBuffer) -> Bool {
+    var compressed = ByteBuffer()
+    let room = value.count - 4
+    let space = unsafe compressed.freeSpace(room)
+    let count = unsafe lzf_compress(
+      value.pointer, UInt32(value.count), space.baseAddress, UInt32(room))
+    if count == 0 { return false }
+    compressed.didAppend(Int(count))
+    output.append(Kind.compressed)
+    writeLength(Int(count), to: &output)
+    writeLength(value.count, to: &output)
+    output.append(compressed.bytes)
+    return true
+  }
+
+  private static func writeLength(_ length: Int, to output: inout ByteBuffer) {
+    if length < 1 << 6 {
+      output.append(UInt8(length))
+    } else if length < 1 << 14 {
+      output.append(UInt8(length >> 8) | Kind.medium << 6)
+      output.append(UInt8(length & 0xff))
+    } else {
+      output.append(Kind.long)
+      for shift in [24, 16, 8, 0] { output.append(UInt8(length >> shift & 0xff)) }
+    }
+  }
+
+  // MARK: Reading
+
+  /// A string that was read.
+  enum Form {
+    /// As it stands in the input.
+    case plain(Bytes)
+    case number(Int)
+    /// Compressed bytes, and how many they become.
+    case compressed(Bytes, count: Int)
+  }
+
+  /// The string that `input` begins with; nil when it does not begin with one.
+  static func read(_ input: Bytes) -> Form? {
+    var reader = Reader(input)
+    guard let first = reader.bytes(1)?[0] else { return nil }
+    switch first {
+    case Kind.integer8: return reader.integer(bytes: 1).map { .number($0) }
+    case Kind.integer16: return reader.integer(bytes: 2).map { .number($0) }
+    case Kind.integer32: return reader.integer(bytes: 4).map { .number($0) }
+    case Kind.compressed:
+      guard let count = reader.length(), let full = reader.length(),
+        let bytes = reader.bytes(count)
+      else { return nil }
+      return .compressed(bytes, count: full)
+    default:
+      reader = Reader(input)
+      return reader.length().flatMap { reader.bytes($0) }.map { .plain($0) }
+    }
+  }
+
+  /// Makes `count` bytes of compressed ones; nil when they do not become so many.
+  static func decompress(_ bytes: Bytes, count: Int) -> ByteBuffer? {
+    var result = ByteBuffer()
+    guard count > 0, count <= UInt32.max, result.reserveExactly(count) else { return nil }
+    let space = unsafe result.freeSpace(count)
+    let written = unsafe lzf_decompress(
+      bytes.pointer, UInt32(bytes.count), space.baseAddress, UInt32(count))
+    guard written == count else { return nil }
+    result.didAppend(count)
+    return result
+  }
+
+  private struct Reader {
+    private var rest: Bytes
+
+    init(_ input: Bytes) { rest = input }
+
+    mutating func bytes(_ count: Int) -> Bytes? {
+      guard count >= 0, count <= rest.count else { return nil }
+      defer { rest = rest.dropFirst(count) }
+      return rest.prefix(count)
+    }
+
+    mutating func integer(bytes count: Int) -> Int? {
+      guard let bytes = bytes(count) else { return nil }
+      var number = 0
+      for index in 0..<count { number |= Int(bytes[index]) << (8 * index) }
+      let unused = Int.bitWidth - 8 * count
+      return (number << unused) >> unused
+    }
+
+    /// A length; nil for what is none.
+    mutating func length() -> Int? {
+      guard let first = bytes(1)?[0] else { return nil }
+      switch first {
+      case Kind.long: return bigEndian(4)
+      case Kind.longest: return bigEndian(8)
+      case _ where first >> 6 == Kind.short: return Int(first)
+      case _ where first >> 6 == Kind.medium:
+        return bytes(1).map { Int(first & 0x3f) << 8 | Int($0[0]) }
+      default: return nil
+      }
+    }
+
+    private mutating func bigEndian(_ count: Int) -> Int? {
+      guard let bytes = bytes(count) else { return nil }
+      var number: UInt64 = 0
+      for index in 0..<count { number = number << 8 | UInt64(bytes[index]) }
+      return Int(exactly: number)
+    }
+  }
+}
