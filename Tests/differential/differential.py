@@ -238,6 +238,10 @@ GRAMMAR = [
     ["KEYS", pattern],
     ["RESTORE", key, restore_time, payload, some(restore_option, least=0, most=3)],
     ["SCAN", "0", some(scan_option, least=0, most=2)],
+    ["WATCH", some(key)],
+    ["UNWATCH"],
+    ["DISCARD"],
+    ["EXEC"],
     ["GETRANGE", key, index, index],
     ["SUBSTR", key, index, index],
     ["MGET", some(key)],
@@ -261,6 +265,16 @@ GRAMMAR = [
     ["EXPIREAT", key, unix_seconds, conditions],
     ["PEXPIREAT", key, unix_milliseconds, conditions],
 ]
+
+
+def requests() -> list[list[bytes]]:
+    """One request, or now and then a transaction."""
+    if chance.random() > 0.03:
+        return [generate()]
+    inner = [generate() for _ in range(chance.randint(0, 5))]
+    # Their replies could not be compared within another one.
+    inner = [request for request in inner if request[0].upper() not in TIMES | SETS]
+    return [[b"MULTI"], *inner, [chance.choice([b"EXEC", b"EXEC", b"exec", b"DISCARD"])]]
 
 
 def generate() -> list[bytes]:
@@ -451,7 +465,8 @@ def main() -> int:
             for server in servers:
                 server.ask([b"HELLO", b"%d" % protocol])
             for count in range(1, options.requests + 1):
-                comparison.ask(*generate())
+                for request in requests():
+                    comparison.ask(*request)
                 if count % CHECK_EVERY == 0:
                     comparison.everything()
             print(f"ok - RESP{protocol}: {comparison.compared:,} replies are the same (seed {options.seed})", flush=True)

@@ -137,6 +137,7 @@ enum ClientCommands: CommandFamily {
     let now = Clock.steadyMilliseconds
     let command = client.lastCommand < 0 ? "NULL" : CommandTable.shared[client.lastCommand].name
     var flags = client.isNoEvict ? "e" : ""
+    if client.queuedCount >= 0 { flags += "x" }
     if client.address.isUnix { flags += "U" }
     let fields: [(String, String)] = [
       ("id", "\(client.id)"),
@@ -148,11 +149,12 @@ enum ClientCommands: CommandFamily {
       ("idle", "\((now - client.lastActive) / 1000)"),
       ("flags", flags.isEmpty ? "N" : flags),
       ("db", "\(client.database)"),
-      ("sub", "0"), ("psub", "0"), ("ssub", "0"), ("multi", "-1"),
-      ("qbuf", "\(client.inputBytes)"), ("qbuf-free", "0"), ("argv-mem", "0"), ("multi-mem", "0"),
+      ("sub", "0"), ("psub", "0"), ("ssub", "0"), ("multi", "\(client.queuedCount)"),
+      ("qbuf", "\(client.inputBytes)"), ("qbuf-free", "0"), ("argv-mem", "0"),
+      ("multi-mem", "\(client.queuedBytes)"),
       ("rbs", "0"), ("rbp", "0"), ("obl", "0"), ("oll", client.outputBytes > 0 ? "1" : "0"),
       ("omem", "\(client.outputBytes)"),
-      ("tot-mem", "\(client.inputBytes + client.outputBytes + 1024)"),
+      ("tot-mem", "\(client.inputBytes + client.outputBytes + client.queuedBytes + 1024)"),
       ("events", "r"), ("cmd", command), ("user", "default"), ("redir", "-1"),
       ("resp", "\(client.protocolVersion)"),
       ("lib-name", snapshot.libraryName), ("lib-ver", snapshot.libraryVersion),

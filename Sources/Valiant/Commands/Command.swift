@@ -116,11 +116,17 @@ struct Command: Sendable {
     /// Looks at keys that it does not name, and locks their shards itself.
     static let wholeKeyspace = Flags(rawValue: 1 << 12)
 
+    /// Runs at once where others are queued for EXEC.
+    static let unqueued = Flags(rawValue: 1 << 13)
+    /// Does not count as slow.
+    static let skipSlowlog = Flags(rawValue: 1 << 14)
+
     /// Names in the order in which COMMAND INFO gives them.
     static let names: [(Flags, String)] = [
       (.write, "write"), (.readonly, "readonly"), (.denyoom, "denyoom"), (.admin, "admin"),
       (.noscript, "noscript"), (.loading, "loading"), (.stale, "stale"), (.fast, "fast"),
-      (.noAuth, "no_auth"), (.noMulti, "no_multi"), (.allowBusy, "allow_busy"),
+      (.skipSlowlog, "skip_slowlog"), (.noAuth, "no_auth"), (.noMulti, "no_multi"),
+      (.allowBusy, "allow_busy"),
     ]
   }
 
@@ -173,10 +179,16 @@ struct Command: Sendable {
 
   /// What a command is about; gives its group in the documentation and its ACL category.
   enum Category: String, Sendable {
-    case string, bitmap, keyspace, connection, server
+    case string, bitmap, keyspace, transaction, connection, server
 
     /// The group as COMMAND DOCS calls it.
-    var group: String { self == .keyspace ? "generic" : rawValue }
+    var group: String {
+      switch self {
+      case .keyspace: "generic"
+      case .transaction: "transactions"
+      default: rawValue
+      }
+    }
   }
 
   /// ACL categories, which follow from the flags and the family.
@@ -193,6 +205,7 @@ struct Command: Sendable {
       ("@slow", !flags.contains(.fast)),
       ("@dangerous", !flags.isDisjoint(with: [.admin, .dangerous])),
       ("@connection", category == .connection),
+      ("@transaction", category == .transaction),
     ]
     return all.filter(\.applies).map(\.name)
   }

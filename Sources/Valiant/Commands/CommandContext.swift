@@ -22,14 +22,16 @@
   /// Most bytes that the store may take; `Int.max` for no limit.
   private(set) var memoryMax = Int.max
   /// Whether the locks of all shards are held, and not only those of the named keys.
-  private(set) var holdsAllShards = false
+  fileprivate(set) var holdsAllShards = false
+  /// The place among the commands of the transaction that runs; nil when none does.
+  private var transactionIndex: Int?
   /// Whether room has been made for what the command asked for.
   fileprivate(set) var hasRoom = false
   private var accessMilliseconds = Int.min / 2
   private var settingsGeneration = -1
   fileprivate var hashes = KeyHashes()
   /// Long arguments, each in a block that the store can take over. Nearly always none.
-  private var longValues: [(argument: Int, value: LongValue)] = []
+  private var longValues: [(command: Int, argument: Int, value: LongValue)] = []
   private let statistics: Statistics
 
   init(server: Server, worker: Worker, idle: Request, client: Client, connection: Connection) {
@@ -423,23 +425,23 @@
       releaseLongValues()
       throw .aboveMemoryMax
     }
-    if isLong { try copyValues() }
+    if isLong { try copyValues(of: 0) }
   }
 
   private mutating func takeOverValues() {
     for index in 1..<request.count where request[index].count > LongValue.shortMax {
-      if let value = takeOver(index) { longValues.append((index, value)) }
+      if let value = takeOver(index) { longValues.append((0, index, value)) }
     }
   }
 
-  private mutating func copyValues() throws(CommandError) {
+  private mutating func copyValues(of command: Int) throws(CommandError) {
     for index in 1..<request.count where request[index].count > LongValue.shortMax {
-      if longValues.contains(where: { $0.argument == index }) { continue }
+      if longValues.contains(where: { $0.command == command && $0.argument == index }) { continue }
       guard let value = copy(index) else {
         releaseLongValues()
         throw .outOfMemory
       }
-      longValues.append((index, value))
+      longValues.append((command, index, value))
     }
   }
 
@@ -465,7 +467,9 @@
   /// Takes a long argument out of those that were prepared; its block is the caller's then.
   @inline(never)
   private mutating func takeLongValue(_ argument: Int) -> LongValue? {
-    guard let index = longValues.firstIndex(where: { $0.argument == argument }) else { return nil }
+    let command = transactionIndex ?? 0
+    let index = longValues.firstIndex { $0.command == command && $0.argument == argument }
+    guard let index else { return nil }
     return longValues.remove(at: index).value
   }
 
@@ -510,6 +514,66 @@
     hasRoom = true
   }
 
+  // MARK: Transactions
+
+  /// Whether the command is one of a transaction.
+  var isInTransaction: Bool { transactionIndex != nil }
+
+  /// Has the client's next transaction fail when the key that argument `index` names changes.
+  func watch(_ index: Int, for transaction: Transaction) {
+    let key = key(index)
+    let watched = ObservedKey(database: client.database, key: key.bytes.array)
+    if transaction.isWatching(watched) { return }
+    // What has expired is gone before anybody watches it.
+    _ = entry(index)
+    transaction.addWatched(watched, hash: key.hash)
+    memory.observers.watch(watched, hash: key.hash, transaction.change, in: key.keyspace)
+  }
+
+  /// Whether a watched key has changed, or expired. The locks of all of them are held.
+  func hasChanged(_ transaction: Transaction) -> Bool {
+    for watched in transaction.watched {
+      watched.key.key.withBytes { key in
+        _ = shards[hash: watched.hash].keyspace(watched.key.database)
+          .find(key, hash: watched.hash, now: now, memory)
+      }
+    }
+    return transaction.change.isRaised
+  }
+
+  /// Makes room for all that a transaction's commands say, before its locks are taken.
+  ///
+  /// - Throws: `aboveMemoryMax`, `outOfMemory`.
+  mutating func prepareMemory(of transaction: Transaction) throws(CommandError) {
+    var bytes = 0
+    for (number, queued) in transaction.commands.enumerated() {
+      unsafe begin(CommandTable.shared.rows + queued.row, transaction.request(queued))
+      guard unsafe row.pointee.needsMemory else { continue }
+      bytes += request.byteCount
+      if request.byteCount > LongValue.shortMax { try copyValues(of: number) }
+    }
+    if isLimited, bytes > 0, makeRoom(for: bytes) != .made {
+      releaseLongValues()
+      throw .aboveMemoryMax
+    }
+  }
+
+  /// Prepares for a command of a transaction.
+  mutating func begin(_ transaction: Transaction, _ index: Int) {
+    let queued = transaction.commands[index]
+    unsafe begin(CommandTable.shared.rows + queued.row, transaction.request(queued))
+    transactionIndex = index
+  }
+
+  /// - Parameter isWhole: Whether all shards are locked.
+  mutating func beginTransaction(isWhole: Bool) { holdsAllShards = isWhole }
+
+  mutating func endTransaction() {
+    holdsAllShards = false
+    transactionIndex = nil
+    releaseLongValues()
+  }
+
   /// Prepares for a command. The hash is that of its first key.
   @inline(__always)
   mutating func begin(_ row: UnsafePointer<CommandTable.Row>, _ request: Request) {
@@ -526,6 +590,7 @@
   /// Hashes all keys of the request, and returns the shards they are in.
   mutating func hashKeys() -> ShardSet {
     var shards = ShardSet()
+    if unsafe row.pointee.firstKey == 0 { return shards }
     hashes.reserve(request.count)
     for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
       let hash = memory.hashing.hash(request[index])

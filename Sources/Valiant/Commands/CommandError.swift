@@ -24,6 +24,13 @@ enum CommandError: Error {
   case invalidIdleTime
   case invalidFrequency
   case badPayload
+  case nestedTransaction
+  case noTransaction(String)
+  case watchInTransaction
+  case notInTransaction
+  case transactionAborted
+  case transactionRefused([UInt8])
+  case transactionTooLong
   case lengthAndIndices
   case subsequenceTooLarge
   case noMemoryForSubsequence
@@ -86,11 +93,20 @@ enum CommandError: Error {
     case .unsupportedOption(let option):
       // Redis shows what stands in front of a zero byte.
       return "ERR Unsupported option ".utf8 + Array(option.prefix { $0 != 0 })
+    case .transactionRefused(let reason):
+      return "EXECABORT Transaction discarded because of: ".utf8 + reason
     case .unknownSetting(let name):
       return "ERR Unknown option or number of arguments for CONFIG SET - '".utf8 + name + "'".utf8
     default:
       return Array(text.utf8)
     }
+  }
+
+  /// What EXEC answers when it is refused for this reason.
+  var refusingTransaction: CommandError {
+    let reason = message
+    let code = Array("ERR ".utf8)
+    return .transactionRefused(reason.starts(with: code) ? Array(reason.dropFirst(4)) : reason)
   }
 
   private var text: String {
@@ -123,6 +139,13 @@ enum CommandError: Error {
       "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len"
     case .noMemoryForSubsequence:
       "ERR Insufficient memory, failed allocating transient memory for LCS"
+    case .nestedTransaction: "ERR MULTI calls can not be nested"
+    case .noTransaction(let command): "ERR \(command) without MULTI"
+    case .watchInTransaction: "ERR WATCH inside MULTI is not allowed"
+    case .notInTransaction: "ERR Command not allowed inside a transaction"
+    case .transactionAborted:
+      "EXECABORT Transaction discarded because of previous errors."
+    case .transactionTooLong: "ERR the commands of a transaction must not exceed 4 GiB"
     case .aboveMemoryMax, .needsRoom: "OOM command not allowed when used memory > 'maxmemory'."
     case .frequencyNotTracked:
       "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note "
@@ -171,7 +194,7 @@ enum CommandError: Error {
       "ERR CONFIG SET failed (possibly related to argument '\(name)') - \(reason)"
     case .noShutdown: "ERR No shutdown in progress."
     case .unknownCommand, .unknownSubcommand, .helloOption, .unknownClientType, .noSuchUser,
-      .unrecognizedOption, .unsupportedOption, .unknownSetting:
+      .unrecognizedOption, .unsupportedOption, .unknownSetting, .transactionRefused:
       preconditionFailure("has bytes of the client in it")
     }
   }

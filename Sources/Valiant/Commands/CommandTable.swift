@@ -19,6 +19,7 @@
     BitFieldCommands.self,
     KeyCommands.self, ExpiryCommands.self, ScanCommands.self, MoveCommands.self,
     SerializationCommands.self, ObjectCommands.self, MemoryCommands.self,
+    TransactionCommands.self,
     ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
   ])

@@ -17,7 +17,7 @@ enum ConfigCommands: CommandFamily {
           summary: "Sets configuration parameters in-flight.",
           complexity: "O(N) where N is the number of parameters.", since: "2.0.0", handler: set),
         Command(
-          "CONFIG RESETSTAT", arity: 2, flags: flags,
+          "CONFIG RESETSTAT", arity: 2, flags: flags.union(.wholeKeyspace),
           summary: "Resets the server's statistics.", since: "2.0.0", handler: resetStatistics),
         .help("CONFIG", since: "5.0.0"),
       ])
@@ -89,7 +89,8 @@ enum ConfigCommands: CommandFamily {
   /// The other loops forget theirs in their next turn.
   private static func resetStatistics(_ context: inout CommandContext) throws(CommandError) {
     context.worker.resetStatistics()
-    context.server.resetStatistics(but: context.worker)
+    context.server.resetStatistics(
+      but: context.worker, isLocked: context.holdsAllShards)
     context.reply.ok()
   }
 }

@@ -17,10 +17,12 @@ enum ConnectionCommands: CommandFamily {
       flags: [.noscript, .loading, .stale, .fast, .noAuth, .allowBusy],
       summary: "Handshakes with the server.", since: "6.0.0", handler: hello),
     Command(
-      "QUIT", arity: -1, flags: [.noscript, .loading, .stale, .fast, .noAuth, .allowBusy],
+      "QUIT", arity: -1,
+      flags: [.noscript, .loading, .stale, .fast, .noAuth, .allowBusy, .unqueued],
       summary: "Closes the connection.", handler: quit),
     Command(
-      "RESET", arity: 1, flags: [.noscript, .loading, .stale, .fast, .noAuth, .allowBusy],
+      "RESET", arity: 1,
+      flags: [.noscript, .loading, .stale, .fast, .noAuth, .allowBusy, .unqueued],
       summary: "Resets the connection.", since: "6.2.0", handler: reset),
     Command(
       "SELECT index", arity: 2, flags: [.loading, .stale, .fast],
@@ -51,6 +53,7 @@ enum ConnectionCommands: CommandFamily {
 
   private static func reset(_ context: inout CommandContext) throws(CommandError) {
     let client = context.client
+    client.endTransaction(in: context.server.store)
     client.database = 0
     client.protocolVersion = 2
     context.reply.protocolVersion = 2

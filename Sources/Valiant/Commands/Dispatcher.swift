@@ -17,6 +17,7 @@
   /// Whether all requests of the batch have the same command.
   private var isUniform = true
   private let table = CommandTable.shared
+  private let exec: UnsafePointer<CommandTable.Row>?
   private let shards: ShardArray
   private let statistics: Statistics
 
@@ -55,6 +56,7 @@
     unsafe batch = .allocate(capacity: Self.batchSize)
     shards = server.store.shards
     statistics = worker.statistics
+    unsafe exec = Array("exec".utf8).withBytes { [table] in unsafe table.find($0) }
   }
 
   deinit {
@@ -244,6 +246,7 @@
   private mutating func answerDiscarded(_ client: Client) {
     statistics.withCommand(client.refusedCommand) { $0.rejected.add() }
     client.lastCommand = client.refusedCommand
+    failTransaction(client)
     let start = beginReply(client)
     answer(.aboveMemoryMax)
     endReply(client, from: start)
@@ -467,11 +470,27 @@
         {
           throw .notAuthenticated
         }
+        if client.flags.contains(.transaction),
+          unsafe !command.pointee.flags.contains(.unqueued)
+        {
+          try unsafe queue(command, request, client)
+          // It counts when it runs.
+          unsafe batch[index].command = nil
+          return
+        }
       } catch {
         statistics.withCommand(unsafe command.pointee.index) { $0.rejected.add() }
         unsafe batch[index].command = nil
         isUniform = false
+        if unsafe command == exec {
+          client.endTransaction(in: context.server.store)
+          throw error.refusingTransaction
+        }
         throw error
+      }
+      if client.flags.contains(.transaction), unsafe command == exec {
+        client.lastCommand = unsafe command.pointee.index
+        return executeTransaction(client)
       }
       // The batch was hashed by the container's row.
       let firstKey = unsafe command.pointee.firstKey
@@ -480,7 +499,81 @@
       client.lastCommand = unsafe command.pointee.index
       unsafe run(command, request, batch[index].hash)
     } catch {
+      failTransaction(client)
       answer(error)
+    }
+  }
+
+  // MARK: Transactions
+
+  /// A transaction runs as it was meant, or not at all.
+  private func failTransaction(_ client: Client) {
+    if client.flags.contains(.transaction) { client.transaction?.isFailed = true }
+  }
+
+  /// Keeps a request for EXEC.
+  private mutating func queue(
+    _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ client: Client
+  ) throws(CommandError) {
+    if unsafe command.pointee.flags.contains(.noMulti) { throw .notInTransaction }
+    if context.isLimited, unsafe command.pointee.needsMemory {
+      unsafe context.begin(command, request)
+      try context.makeRoom(forCommand: request.byteCount)
+    }
+    guard client.queue(request, row: unsafe command.pointee.index) else {
+      throw .transactionTooLong
+    }
+    context.reply.status("QUEUED")
+  }
+
+  /// Runs what is queued, under the locks of all its keys and of those that are watched.
+  private mutating func executeTransaction(_ client: Client) {
+    guard let transaction = client.transaction else { return }
+    client.flags.remove(.transaction)
+    // When no lock is held any more.
+    defer { client.endTransaction(in: context.server.store) }
+    if transaction.isFailed { return answer(.transactionAborted) }
+    do throws(CommandError) {
+      try context.prepareMemory(of: transaction)
+    } catch {
+      return answer(error.refusingTransaction)
+    }
+    defer { context.endTransaction() }
+    var named = ShardSet()
+    var isWhole = false
+    for index in 0..<transaction.commands.count {
+      context.begin(transaction, index)
+      named.formUnion(context.hashKeys())
+      if unsafe context.row.pointee.flags.contains(.wholeKeyspace) { isWhole = true }
+    }
+    for watched in transaction.watched { named.insert(hash: watched.hash) }
+    if isWhole { named = .all }
+    named.lock(in: shards)
+    defer { named.unlock(in: shards) }
+    if context.hasChanged(transaction) { return context.reply.nullArray() }
+    context.beginTransaction(isWhole: isWhole)
+    context.reply.array(transaction.commands.count)
+    for index in 0..<transaction.commands.count {
+      context.begin(transaction, index)
+      _ = context.hashKeys()
+      executeQueued()
+    }
+    statistics.commandsProcessed.add(transaction.commands.count)
+  }
+
+  private mutating func executeQueued() {
+    let command = unsafe context.row
+    let start = Clock.steadyNanoseconds
+    do throws(CommandError) {
+      try unsafe command.pointee.call(&context)
+    } catch {
+      statistics.withCommand(unsafe command.pointee.index) { $0.failed.add() }
+      answer(error)
+    }
+    let elapsed = Clock.steadyNanoseconds - start
+    statistics.withCommand(unsafe command.pointee.index) {
+      $0.calls.add()
+      $0.nanoseconds.add(elapsed)
     }
   }
 

@@ -2,6 +2,8 @@
 struct Information {
   let server: Server
   let asker: Worker
+  /// Whether the locks of all shards are held.
+  let isLocked: Bool
 
   private typealias Field = (name: String, value: String)
 
@@ -87,7 +89,7 @@ struct Information {
   }
 
   private var memoryFields: [Field] {
-    let usage = MemoryUsage(server)
+    let usage = MemoryUsage(server, isLocked: isLocked)
     let resident = ProcessUsage.residentBytes
     let limit = server.settings.maxMemory.bytes
     return [
@@ -154,7 +156,7 @@ struct Information {
   }
 
   private var statisticsFields: [Field] {
-    let expired = server.store.census().expired
+    let expired = server.store.census(isLocked: isLocked).expired
     return [
       ("total_connections_received", "\(sum { $0.connectionsReceived.value })"),
       ("total_commands_processed", "\(sum { $0.commandsProcessed.value })"),
@@ -226,7 +228,8 @@ struct Information {
 
   private var keyspaceFields: [Field] {
     (0..<Store.databaseCount).compactMap { database in
-      let census = server.store.census(databases: database...database)
+      let census = server.store.census(
+        databases: database...database, isLocked: isLocked)
       guard census.keys > 0 else { return nil }
       return ("db\(database)", "keys=\(census.keys),expires=\(census.expiring),avg_ttl=0")
     }

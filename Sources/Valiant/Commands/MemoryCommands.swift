@@ -6,7 +6,8 @@ enum MemoryCommands: CommandFamily {
       "MEMORY", summary: "A container for memory diagnostics commands.", since: "4.0.0",
       [
         Command(
-          "MEMORY STATS", arity: 2, flags: [], summary: "Returns details about memory usage.",
+          "MEMORY STATS", arity: 2, flags: .wholeKeyspace,
+          summary: "Returns details about memory usage.",
           since: "4.0.0", handler: statistics),
         Command(
           "MEMORY USAGE key [SAMPLES count]", arity: -3, flags: [.readonly],
@@ -29,11 +30,12 @@ enum MemoryCommands: CommandFamily {
   }
 
   private static func statistics(_ context: inout CommandContext) throws(CommandError) {
-    let usage = MemoryUsage(context.server)
+    let usage = MemoryUsage(context.server, isLocked: context.holdsAllShards)
     let resident = ProcessUsage.residentBytes
     let databases = (0..<Store.databaseCount).compactMap {
       database -> (name: String, census: Store.Census)? in
-      let census = context.server.store.census(databases: database...database)
+      let census = context.server.store.census(
+        databases: database...database, isLocked: context.holdsAllShards)
       return census.keys > 0 ? ("db.\(database)", census) : nil
     }
     let numbers: [(String, Int)] = [

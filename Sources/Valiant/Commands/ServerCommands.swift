@@ -21,7 +21,8 @@ enum ServerCommands: CommandFamily {
         try flush(0...Store.databaseCount - 1, &context)
       }),
     Command(
-      "INFO [section [section ...]]", arity: -1, flags: [.loading, .stale, .dangerous],
+      "INFO [section [section ...]]", arity: -1,
+      flags: [.loading, .stale, .dangerous, .wholeKeyspace],
       summary: "Returns information and statistics about the server.", handler: info),
     Command(
       "TIME", arity: 1, flags: [.loading, .stale, .fast],
@@ -69,7 +70,9 @@ enum ServerCommands: CommandFamily {
       names.append(context.request[index].text.lowercased())
     }
     context.reply.verbatim(
-      Information(server: context.server, asker: context.worker).text(sections: names))
+      Information(
+        server: context.server, asker: context.worker, isLocked: context.holdsAllShards
+      ).text(sections: names))
   }
 
   /// There is nothing to save yet, so all ways of shutting down are one.

@@ -34,6 +34,10 @@ import Synchronization
     let inputBytes = Atomic<Int>(0)
     let outputBytes = Atomic<Int>(0)
     let heldBytes = Atomic<Int>(0)
+    /// Commands that wait for EXEC, -1 outside a transaction, and the bytes they take.
+    let queuedCount = Atomic<Int>(-1)
+    let queuedBytes = Atomic<Int>(0)
+    var transaction: Transaction?
     let isNoEvict = Atomic<Bool>(false)
     let isEvicted = Atomic<Bool>(false)
     var name = ""
@@ -108,6 +112,51 @@ import Synchronization
     nonmutating set { unsafe state.pointee.refusedCommand = newValue }
   }
 
+  // MARK: Transactions
+
+  /// What it has queued and watches; nil when it does neither.
+  var transaction: Transaction? { unsafe state.pointee.transaction }
+
+  /// The transaction to which keys that are watched belong, a new one if need be.
+  var watchingTransaction: Transaction {
+    let transaction = unsafe state.pointee.transaction ?? Transaction()
+    unsafe state.pointee.transaction = transaction
+    return transaction
+  }
+
+  /// Begins to queue.
+  func beginTransaction() {
+    _ = watchingTransaction
+    flags.insert(.transaction)
+    unsafe state.pointee.queuedCount.store(0, ordering: .relaxed)
+  }
+
+  /// Puts a request behind those that are queued.
+  ///
+  /// - Returns: False when all together are too long.
+  func queue(_ request: Request, row: Int) -> Bool {
+    guard let transaction, transaction.append(request, row: row) else { return false }
+    unsafe state.pointee.queuedCount.store(transaction.commands.count, ordering: .relaxed)
+    unsafe state.pointee.queuedBytes.store(transaction.byteCount, ordering: .relaxed)
+    return true
+  }
+
+  /// Forgets what is queued and watched. The caller holds no lock.
+  func endTransaction(in store: Store) {
+    flags.remove(.transaction)
+    guard let transaction else { return }
+    store.unwatch(transaction)
+    unsafe state.pointee.transaction = nil
+    unsafe state.pointee.queuedCount.store(-1, ordering: .relaxed)
+    unsafe state.pointee.queuedBytes.store(0, ordering: .relaxed)
+  }
+
+  /// Commands that wait for EXEC; -1 outside a transaction.
+  var queuedCount: Int { unsafe state.pointee.queuedCount.load(ordering: .relaxed) }
+
+  /// Bytes that they take.
+  var queuedBytes: Int { unsafe state.pointee.queuedBytes.load(ordering: .relaxed) }
+
   /// Notes how much output is unsent.
   ///
   /// - Parameter limit: 1 or more.
@@ -165,7 +214,7 @@ import Synchronization
 
   /// Bytes of its buffers, but for data on its way into the store. For its own loop.
   @inline(__always)
-  var bufferBytes: Int { inputBytes &- arrivingBytes &+ outputBytes }
+  var bufferBytes: Int { inputBytes &- arrivingBytes &+ outputBytes &+ queuedBytes }
 
   /// What `ClientRegistry` has counted of them.
   @inline(__always)
@@ -202,7 +251,7 @@ import Synchronization
 
 /// States of a client that make its next command special; empty for nearly all.
 struct ClientFlags: OptionSet, Sendable {
-  let rawValue: UInt8
+  let rawValue: UInt16
 
   /// It has not given the password.
   static let mustAuthenticate = ClientFlags(rawValue: 1)
@@ -214,6 +263,8 @@ struct ClientFlags: OptionSet, Sendable {
   static let skipReply = ClientFlags(rawValue: 8)
   /// The connection ends after the reply.
   static let closeAfterReply = ClientFlags(rawValue: 16)
+  /// Its commands wait for EXEC.
+  static let transaction = ClientFlags(rawValue: 32)
 }
 
 /// All clients of a server, on whichever loop.

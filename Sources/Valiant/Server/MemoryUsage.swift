@@ -10,14 +10,15 @@ struct MemoryUsage {
   /// Input and output that belongs to clients.
   let clients: Int
 
-  init(_ server: Server) {
-    store = server.store.census()
+  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
+  init(_ server: Server, isLocked: Bool) {
+    store = server.store.census(isLocked: isLocked)
     poolSpare =
       max(0, server.store.memory.pool.residentBytes - store.bytes) + SharedBlock.keptBytes
     startup = Store.shardCount * Shard.strideBytes
     var buffers = 0
     server.clients.forEachClient {
-      buffers += $0.client.inputBytes + $0.client.outputBytes + Self.clientBytes
+      buffers += $0.client.bufferBytes + Self.clientBytes
     }
     clients = buffers
   }

@@ -448,8 +448,10 @@ public final class Server: Sendable {
   var operationsPerSecond: Int { state.withLock { $0.operationsPerSecond } }
 
   /// Begins all statistics again; `worker` has begun its own.
-  func resetStatistics(but worker: Worker) {
-    store.resetStatistics()
+  ///
+  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
+  func resetStatistics(but worker: Worker, isLocked: Bool) {
+    store.resetStatistics(isLocked: isLocked)
     for other in workers where other !== worker { other.post { $0.resetStatistics() } }
   }
 

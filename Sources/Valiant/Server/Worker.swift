@@ -168,6 +168,7 @@ final class Worker: @unchecked Sendable {
     let client = unsafe Client(owner)
     server.log.debug("client \(client.id) left")
     server.store.memory.pool.countArriving(-client.arrivingBytes)
+    client.endTransaction(in: server.store)
     server.clients.remove(client)
     server.didLeave(self)
   }

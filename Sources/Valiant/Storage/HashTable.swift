@@ -54,7 +54,7 @@
   /// Where an entry stands; valid until the table is next changed.
   @safe struct Position {
     fileprivate let slot: UnsafeMutableRawPointer
-    fileprivate let hash: UInt64
+    let hash: UInt64
     /// The entry that stands there.
     let entry: Entry
 

@@ -9,6 +9,9 @@
 /// The memory belongs to the store's pool: who drops a keyspace calls `removeAll`, or ends the
 /// pool.
 struct Keyspace: ~Copyable {
+  /// Who wants to know of changes; nearly always nobody.
+  private(set) var observers: KeyObservers.Kinds = []
+  private var database: UInt8
   private var table = HashTable()
   private var arena = EntryArena()
   /// Keys with a deadline.
@@ -30,11 +33,41 @@ struct Keyspace: ~Copyable {
 
   private static let never = UInt64.max
 
-  init() {}
+  /// - Parameter database: Whose keys they are, 0...15.
+  init(database: Int = 0) { self.database = UInt8(database) }
 
   /// Begins where `old` ends: empty, with its statistics.
   init(after old: borrowing Keyspace) {
+    observers = old.observers
+    database = old.database
     expiredCount = old.expiredCount
+  }
+
+  // MARK: Who is told
+
+  mutating func insertObserver(_ kind: KeyObservers.Kinds) { observers.insert(kind) }
+  mutating func removeObserver(_ kind: KeyObservers.Kinds) { observers.remove(kind) }
+
+  /// All changes of keys pass here.
+  @inline(__always)
+  private func note(
+    _ change: KeyChange, _ key: Bytes, hash: UInt64, _ memory: StorageContext
+  ) {
+    if !observers.isEmpty { tell(change, key, hash, memory) }
+  }
+
+  @inline(never)
+  private func tell(
+    _ change: KeyChange, _ key: Bytes, _ hash: UInt64, _ memory: StorageContext
+  ) {
+    memory.observers.note(change, key, hash: hash, database: Int(database), observers)
+  }
+
+  /// Exchanges all keys with another keyspace of the same shard. O(1).
+  mutating func swapKeys(with other: inout Keyspace) {
+    swap(&self, &other)
+    swap(&observers, &other.observers)
+    swap(&database, &other.database)
   }
 
   /// Keys, including those whose deadline has passed and that nobody has come across.
@@ -150,6 +183,7 @@ struct Keyspace: ~Copyable {
     }
     if hadDeadline { forgetDeadline(wasExpired: wasExpired) }
     if let deadline { noteDeadline(deadline, hash: hash) }
+    note(.commanded, key, hash: hash, memory)
     return true
   }
 
@@ -188,8 +222,9 @@ struct Keyspace: ~Copyable {
     let old = position.reference
     position.replace(with: new)
     arena.remove(old, memory.pool)
-    compact(memory)
     if let deadline { noteDeadline(deadline, hash: hash) }
+    note(.commanded, arena.chunks.entry(new).key, hash: hash, memory)
+    compact(memory)
     return true
   }
 
@@ -228,6 +263,7 @@ struct Keyspace: ~Copyable {
     if memory.access.kind == .adaptive {
       memory.eviction.noteInsertion(hash: hash, keysInShard: table.count)
     }
+    note(.commanded, arena.chunks.entry(reference).key, hash: hash, memory)
     return true
   }
 
@@ -281,6 +317,7 @@ struct Keyspace: ~Copyable {
     }
     if hadDeadline { expiringCount -= 1 }
     if let deadline { noteDeadline(deadline, hash: hash) }
+    note(.commanded, key, hash: hash, memory)
     return true
   }
 
@@ -316,6 +353,7 @@ struct Keyspace: ~Copyable {
     if position.entry.hasDeadline { expiringCount -= 1 }
     arena.rewrite(position.reference, content, value, access: position.entry.access)
     if let deadline { noteDeadline(deadline, hash: hash) }
+    note(.commanded, key, hash: hash, memory)
     return true
   }
 
@@ -361,6 +399,7 @@ struct Keyspace: ~Copyable {
     }
     let entry = position.entry
     entry.access = memory.access.used(entry.access)
+    note(.commanded, key, hash: hash, memory)
     return body(entry.mutableValue)
   }
 
@@ -432,6 +471,7 @@ struct Keyspace: ~Copyable {
       expire(position, memory)
       return false
     }
+    note(.commanded, key, hash: hash, memory)
     remove(position, memory)
     return true
   }
@@ -441,6 +481,7 @@ struct Keyspace: ~Copyable {
     _ position: HashTable.Position, _ memory: StorageContext
   ) {
     expiredCount += 1
+    note(.expired, position.entry.key, hash: position.hash, memory)
     remove(position, memory)
   }
 
@@ -607,7 +648,13 @@ struct Keyspace: ~Copyable {
       dead.append($0)
     }
     let removed = dead.count
-    for reference in dead { arena.remove(reference, memory.pool) }
+    for reference in dead {
+      if !observers.isEmpty {
+        let key = arena.chunks.entry(reference).key
+        note(.expired, key, hash: memory.hashing.hash(key), memory)
+      }
+      arena.remove(reference, memory.pool)
+    }
     expiringCount -= removed
     expiredCount += removed
     sweptCount += removed
@@ -663,13 +710,15 @@ struct Keyspace: ~Copyable {
       let reference = worst.victims[index].reference
       let entry = arena.chunks.entry(reference)
       if entry.access & AccessTracking.usesMask == level { gone += 1 }
-      if entry.isExpired(at: now) {
+      let isExpired = entry.isExpired(at: now)
+      if isExpired {
         expiredCount += 1
         expired += 1
       }
       if entry.hasDeadline { expiringCount -= 1 }
       // No entry moves before the last one is gone.
       let hash = memory.hashing.hash(entry.key)
+      note(isExpired ? .expired : .evicted, entry.key, hash: hash, memory)
       table.remove(table.find(reference, hash: hash, in: arena.chunks), memory.pool)
       arena.remove(reference, memory.pool)
     }

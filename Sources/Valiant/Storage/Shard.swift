@@ -97,8 +97,10 @@ import Glibc
       return unsafe KeyspaceReference(pointer: first + (database - 1))
     }
     let first = UnsafeMutablePointer<Keyspace>.allocate(capacity: Self.databaseCount - 1)
+    let listener = keyspace(0).observers.intersection(.listener)
     for index in 0..<Self.databaseCount - 1 {
-      unsafe (first + index).initialize(to: Keyspace())
+      unsafe (first + index).initialize(to: Keyspace(database: index + 1))
+      unsafe first[index].insertObserver(listener)
     }
     unsafe others.pointee = first
     return unsafe KeyspaceReference(pointer: first + (database - 1))
@@ -121,6 +123,10 @@ import Glibc
   init(pointer: UnsafeMutablePointer<Keyspace>) {
     unsafe self.pointer = pointer
   }
+
+  var observers: KeyObservers.Kinds { unsafe pointer.pointee.observers }
+  func insertObserver(_ kind: KeyObservers.Kinds) { unsafe pointer.pointee.insertObserver(kind) }
+  func removeObserver(_ kind: KeyObservers.Kinds) { unsafe pointer.pointee.removeObserver(kind) }
 
   var count: Int { unsafe pointer.pointee.count }
   var expiringCount: Int { unsafe pointer.pointee.expiringCount }
@@ -206,7 +212,7 @@ import Glibc
 
   /// Exchanges all keys with another keyspace of the same shard. O(1).
   func swap(with other: KeyspaceReference) {
-    unsafe Swift.swap(&pointer.pointee, &other.pointer.pointee)
+    unsafe pointer.pointee.swapKeys(with: &other.pointer.pointee)
   }
 
   /// See `Keyspace.edit`.

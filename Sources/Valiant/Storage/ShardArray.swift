@@ -48,6 +48,20 @@ struct ShardSet {
     used |= 1 &<< UInt32(shard &>> 6)
   }
 
+  /// Adds all shards of another set.
+  mutating func formUnion(_ other: ShardSet) {
+    for index in 0..<16 { words[index] |= other.words[index] }
+    used |= other.used
+  }
+
+  /// All shards.
+  static var all: ShardSet {
+    var all = ShardSet()
+    for index in 0..<16 { all.words[index] = UInt64.max }
+    all.used = 0xffff
+    return all
+  }
+
   func lock(in shards: ShardArray) { forEach { shards[$0].lock() } }
   func unlock(in shards: ShardArray) { forEach { shards[$0].unlock() } }
 

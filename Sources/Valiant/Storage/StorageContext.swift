@@ -11,6 +11,7 @@
     let pool: BlockPool
     let steps: StepTimes
     let eviction: Eviction
+    let observers: KeyObservers
     var access: AccessTracking
   }
 
@@ -21,7 +22,7 @@
     self.init(
       State(
         hashing: hashing, pool: BlockPool(), steps: StepTimes(), eviction: Eviction(),
-        access: AccessTracking()))
+        observers: KeyObservers(), access: AccessTracking()))
   }
 
   private init(_ new: State) {
@@ -43,6 +44,7 @@
     pool.end()
     steps.free()
     eviction.free()
+    observers.free()
     free()
   }
 
@@ -56,6 +58,8 @@
   var steps: StepTimes { unsafe state.pointee.steps }
   /// Who goes when there is no room left.
   var eviction: Eviction { unsafe state.pointee.eviction }
+  /// Who is told when keys change.
+  var observers: KeyObservers { unsafe state.pointee.observers }
   /// How a use of an entry is noted; changes with time and policy.
   @inline(__always)
   var access: AccessTracking {

@@ -344,6 +344,7 @@ import Synchronization
       let shard = shard(index)
       for database in databases {
         guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
+        noteAll(index, database, in: [keyspace])
         removed.add(keyspace.takeAll())
       }
     }
@@ -358,9 +359,23 @@ import Synchronization
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       if shard.keyspaceIfUsed(first) == nil, shard.keyspaceIfUsed(second) == nil { continue }
-      shard.keyspace(first).swap(with: shard.keyspace(second))
+      let both = [shard.keyspace(first), shard.keyspace(second)]
+      for database in [first, second] { noteAll(index, database, in: both) }
+      both[0].swap(with: both[1])
     }
     if !isLocked { unlockAll() }
+  }
+
+  /// Tells those who watch keys of a database that all of them change which are in `keyspaces`.
+  private func noteAll(_ shard: Int, _ database: Int, in keyspaces: [KeyspaceReference]) {
+    guard keyspaces.contains(where: { !$0.observers.isEmpty }) else { return }
+    let now = Timestamp.now
+    memory.observers.noteAll(shard: shard, database: database) { watched in
+      watched.key.withBytes { key in
+        let hash = memory.hashing.hash(key)
+        return keyspaces.contains { $0.find(key, hash: hash, now: now, memory) != nil }
+      }
+    }
   }
 
   private func lockAll() { for index in 0..<Self.shardCount { shard(index).lock() } }
