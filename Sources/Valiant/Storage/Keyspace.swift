@@ -48,7 +48,8 @@ struct Keyspace: ~Copyable {
   mutating func insertObserver(_ kind: KeyObservers.Kinds) { observers.insert(kind) }
   mutating func removeObserver(_ kind: KeyObservers.Kinds) { observers.remove(kind) }
 
-  /// All changes of keys pass here.
+  /// All changes of keys pass here, before they happen. At worst somebody hears of a change for which
+  /// there was no memory.
   @inline(__always)
   private func note(
     _ change: KeyChange, _ key: Bytes, hash: UInt64, _ memory: StorageContext
@@ -128,10 +129,34 @@ struct Keyspace: ~Copyable {
     _ key: Bytes, hash: UInt64, to value: Bytes, deadline: Timestamp?, now: Timestamp,
     _ memory: StorageContext
   ) -> Bool {
+    // Told elsewhere: here that would cost thirty instructions.
+    if !observers.isEmpty { return setObserved(key, hash, value, deadline, now, memory) }
     if value.count > LongValue.shortMax {
       return setByCopying(key, hash: hash, to: value, deadline: deadline, now: now, memory)
     }
     let content = Entry.Content(key: key, value: value, deadline: deadline)
+    return put(content, key, hash: hash, deadline: deadline, now: now, memory)
+  }
+
+  /// The same when somebody is told.
+  @inline(never)
+  private mutating func setObserved(
+    _ key: Bytes, _ hash: UInt64, _ value: Bytes, _ deadline: Timestamp?, _ now: Timestamp,
+    _ memory: StorageContext
+  ) -> Bool {
+    if value.count > LongValue.shortMax {
+      return setByCopying(key, hash: hash, to: value, deadline: deadline, now: now, memory)
+    }
+    let content = Entry.Content(key: key, value: value, deadline: deadline)
+    return putAndTell(content, key, hash: hash, deadline: deadline, now: now, memory)
+  }
+
+  @inline(never)
+  private mutating func putAndTell(
+    _ content: Entry.Content, _ key: Bytes, hash: UInt64, deadline: Timestamp?, now: Timestamp,
+    _ memory: StorageContext
+  ) -> Bool {
+    note(.commanded, key, hash: hash, memory)
     return put(content, key, hash: hash, deadline: deadline, now: now, memory)
   }
 
@@ -149,7 +174,7 @@ struct Keyspace: ~Copyable {
       isEdited
       ? Entry.Content(key: key, edited: value, count: value.count, deadline: deadline)
       : Entry.Content(key: key, text: value, deadline: deadline)
-    return put(content, key, hash: hash, deadline: deadline, now: now, memory)
+    return putAndTell(content, key, hash: hash, deadline: deadline, now: now, memory)
   }
 
   /// Sets `key` to a number, whatever it was before. O(1).
@@ -160,7 +185,7 @@ struct Keyspace: ~Copyable {
     _ memory: StorageContext
   ) -> Bool {
     let content = Entry.Content(key: key, number: number, deadline: deadline)
-    return put(content, key, hash: hash, deadline: deadline, now: now, memory)
+    return putAndTell(content, key, hash: hash, deadline: deadline, now: now, memory)
   }
 
   @inline(__always)
@@ -183,7 +208,6 @@ struct Keyspace: ~Copyable {
     }
     if hadDeadline { forgetDeadline(wasExpired: wasExpired) }
     if let deadline { noteDeadline(deadline, hash: hash) }
-    note(.commanded, key, hash: hash, memory)
     return true
   }
 
@@ -209,6 +233,7 @@ struct Keyspace: ~Copyable {
       defer { value.block.release() }
       return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, now: now, memory)
     }
+    note(.commanded, key, hash: hash, memory)
     let position = table.find(key, hash: hash, in: arena.chunks)
     let access = position.map { memory.access.used($0.entry.access) } ?? memory.access.initial
     guard let new = arena.adopt(content, value, access: access, memory.pool) else {
@@ -222,9 +247,8 @@ struct Keyspace: ~Copyable {
     let old = position.reference
     position.replace(with: new)
     arena.remove(old, memory.pool)
-    if let deadline { noteDeadline(deadline, hash: hash) }
-    note(.commanded, arena.chunks.entry(new).key, hash: hash, memory)
     compact(memory)
+    if let deadline { noteDeadline(deadline, hash: hash) }
     return true
   }
 
@@ -263,7 +287,6 @@ struct Keyspace: ~Copyable {
     if memory.access.kind == .adaptive {
       memory.eviction.noteInsertion(hash: hash, keysInShard: table.count)
     }
-    note(.commanded, arena.chunks.entry(reference).key, hash: hash, memory)
     return true
   }
 
