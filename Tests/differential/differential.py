@@ -26,6 +26,7 @@ from pathlib import Path
 
 START_SECONDS = 10
 REPLY_SECONDS = 30
+END = b"the end of the answers"
 SHOWN = 25  # requests before a difference
 CHECK_EVERY = 100  # requests between two comparisons of everything, behind which all is removed
 LONGEST_SHOWN = 60  # bytes of a request or reply
@@ -57,6 +58,15 @@ def integer() -> bytes:
 
 def index() -> bytes:
     return integer() if chance.random() < 0.3 else b"%d" % chance.randint(-12, 12)
+
+
+def channel() -> bytes:
+    return chance.choice([b"a", b"b", b"key:3", b"", b"\x00\xff\r\n"])
+
+
+def channels() -> bytes:
+    """A pattern that fits none of the channels on which a server tells of keys."""
+    return chance.choice([b"?", b"key:*", b"[a-b]", b"k*3", b"\\a", b"", b"key:[3", b"\x00*"])
 
 
 def offset() -> bytes:
@@ -238,6 +248,13 @@ GRAMMAR = [
     ["KEYS", pattern],
     ["RESTORE", key, restore_time, payload, some(restore_option, least=0, most=3)],
     ["SCAN", "0", some(scan_option, least=0, most=2)],
+    ["PUBSUB", "NUMSUB", some(channel, least=0)],
+    ["PUBSUB", "NUMPAT"],
+    ["PUBSUB", "SHARDNUMSUB", some(channel, least=0)],
+    ["PUBSUB", "CHANNELS", some(pattern, least=0, most=1)],
+    ["PUBSUB", "SHARDCHANNELS", some(pattern, least=0, most=1)],
+    ["PUBSUB", "BOGUS"],
+    ["PING", some(value, least=0, most=1)],
     ["WATCH", some(key)],
     ["UNWATCH"],
     ["DISCARD"],
@@ -278,7 +295,11 @@ def requests() -> list[list[bytes]]:
 
 
 def generate() -> list[bytes]:
-    request = expand(chance.choice(GRAMMAR))
+    return spoiled(expand(chance.choice(GRAMMAR)))
+
+
+def spoiled(request: list[bytes]) -> list[bytes]:
+    """The request, or one that is wrong now and then."""
     if chance.random() < 0.05:  # the wrong number of arguments
         if chance.random() < 0.5 and len(request) > 1:
             # A key stays: what is behind it must not become one, which nobody would look at.
@@ -288,6 +309,19 @@ def generate() -> list[bytes]:
     if chance.random() < 0.1:
         request[0] = request[0].lower()
     return request
+
+
+# These have as many answers as there are channels, and messages in front of them.
+MESSAGES = [
+    ["SUBSCRIBE", some(channel)],
+    ["PSUBSCRIBE", some(channels)],
+    ["SSUBSCRIBE", some(channel)],
+    ["UNSUBSCRIBE", some(channel, least=0)],
+    ["PUNSUBSCRIBE", some(channels, least=0)],
+    ["SUNSUBSCRIBE", some(channel, least=0)],
+    ["PUBLISH", channel, value],
+    ["SPUBLISH", channel, value],
+]
 
 
 def expand(part) -> list[bytes]:
@@ -333,18 +367,45 @@ class Server:
         self.connection.sendall(encode(request))
         return self.reply()
 
-    def reply(self) -> bytes:
+    def ask_all(self, request: list[bytes]) -> list[bytes]:
+        """All that comes before the answer to a PING behind the request."""
+        self.connection.sendall(encode(request) + encode([b"PING", END]))
+        replies = []
+        while not replies or END not in replies[-1]:
+            replies.append(self.reply())
+        return replies[:-1]
+
+    def listen(self, path: Path, events: bytes) -> None:
+        """Has the server tell what happens to keys."""
+        self.ask([b"CONFIG", b"SET", b"notify-keyspace-events", events])
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.settimeout(REPLY_SECONDS)
+        self.listener.connect(str(path))
+        self.heard = self.listener.makefile("rb")
+        self.listener.sendall(encode([b"PSUBSCRIBE", b"__key*__:*"]))
+        self.reply(self.heard)
+
+    def events(self) -> list[bytes]:
+        """What has happened to keys since this was last asked."""
+        self.listener.sendall(encode([b"PING", END]))
+        events = []
+        while not events or END not in events[-1]:
+            events.append(self.reply(self.heard))
+        return events[:-1]
+
+    def reply(self, stream=None) -> bytes:
         """One reply as it came."""
-        line = self.input.readline()
+        stream = stream or self.input
+        line = stream.readline()
         if not line.endswith(b"\r\n"):
             raise EOFError(f"{self.name} has closed the connection")
         kind, rest = line[:1], line[1:-2]
         if kind in b"$=" and rest != b"-1":
-            return line + self.input.read(int(rest) + 2)
+            return line + stream.read(int(rest) + 2)
         if kind in b"*~>" and rest != b"-1":
-            return line + b"".join(self.reply() for _ in range(int(rest)))
+            return line + b"".join(self.reply(stream) for _ in range(int(rest)))
         if kind == b"%":
-            return line + b"".join(self.reply() for _ in range(2 * int(rest)))
+            return line + b"".join(self.reply(stream) for _ in range(2 * int(rest)))
         return line
 
 
@@ -353,7 +414,7 @@ TIMES = {b"TTL", b"EXPIRETIME"}
 
 
 # Both know the same elements, in an order of their own.
-SETS = {b"KEYS", b"SCAN"}
+SETS = {b"KEYS", b"SCAN", b"PUBSUB"}
 
 
 def sorted_elements(reply: bytes) -> list[bytes]:
@@ -390,14 +451,31 @@ class Comparison:
         self.history.append(request)
         self.compared += 1
         name = request[0].upper()
+        events = [server.events() for server in self.servers]
+        if events[0] != events[1]:
+            self.differ(*(b"events: " + b"".join(all) for all in events))
         if replies[0] == replies[1] or (name in TIMES and are_close(*replies)):
             return
         if name in SETS and sorted_elements(replies[0]) == sorted_elements(replies[1]):
             return
         self.differ(*replies)
 
+    def ask_all(self, *words: bytes) -> None:
+        """The same for what may have several answers."""
+        request = list(words)
+        replies = [server.ask_all(request) for server in self.servers]
+        self.history.append(request)
+        self.compared += len(replies[0])
+        # Which of its subscriptions a client loses first, and by which it gets a message first, is for the server to say.
+        if len(words) == 1 or words[0].upper() == b"PUBLISH":
+            replies = [sorted_elements(b"".join(all)) for all in replies]
+        if replies[0] != replies[1]:
+            self.differ(*(b" ".join(all) for all in replies))
+
     def everything(self) -> None:
         """Compares what the servers hold, and removes it; then how often they have found a key."""
+        for command in (b"UNSUBSCRIBE", b"PUNSUBSCRIBE", b"SUNSUBSCRIBE"):
+            self.ask_all(command)
         for database in (b"15", b"1", b"0"):
             self.ask(b"SELECT", database)
             for name in KEYS:
@@ -455,16 +533,21 @@ def main() -> int:
     chance.seed(options.seed)
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         servers = []
-        for name, binary, more in (("valiant", options.binary, []), ("redis-server", reference, ["--save", ""])):
+        for name, binary, more in (("valiant", options.binary, ["--threads", "1"]), ("redis-server", reference, ["--save", ""])):
             path = Path(directory) / f"{name}.socket"
             command = [binary, "--port", "0", "--unixsocket", str(path), *more]
             servers.append(Server(name, command, path))
             stack.callback(servers[-1].stop)
+            # When a key is seen to be over is for the server to say.
+            servers[-1].listen(path, b"KEg$mn")
         comparison = Comparison(servers, options.seed)
         for protocol in (2, 3):
             for server in servers:
                 server.ask([b"HELLO", b"%d" % protocol])
             for count in range(1, options.requests + 1):
+                if chance.random() < 0.05:
+                    comparison.ask_all(*spoiled(expand(chance.choice(MESSAGES))))
+                    continue
                 for request in requests():
                     comparison.ask(*request)
                 if count % CHECK_EVERY == 0:

@@ -8,6 +8,7 @@ enum BitFieldCommands: CommandFamily {
       keys: .one("RW", "access", "update", "variable_flags"),
       summary: "Performs arbitrary bitfield integer operations on strings.",
       complexity: "O(1) for each subcommand specified", since: "3.2.0",
+      event: .string("setbit"),
       handler: { context throws(CommandError) in try run(&context, mayWrite: true) }),
     Command(
       "BITFIELD_RO key [GET encoding offset [GET encoding offset ...]]", arity: -2,
@@ -86,12 +87,17 @@ enum BitFieldCommands: CommandFamily {
       return
     }
     guard mayWrite else { throw .bitFieldReadOnly }
-    let results = try context.edit(1, count: (writtenBits + 7) / 8) { bytes in
+    let results = try context.edit(
+      1, count: (writtenBits + 7) / 8,
+      isChange: { results, hasGrown in
+        results.contains { $0.isWritten && ($0.isDifferent || hasGrown) }
+      }
+    ) { bytes in
       steps.map { run($0, bytes) }
     }
     context.reply.array(results.count)
     for result in results {
-      if let result { context.reply.integer(result) } else { context.reply.null() }
+      if let result = result.number { context.reply.integer(result) } else { context.reply.null() }
     }
   }
 
@@ -139,19 +145,25 @@ enum BitFieldCommands: CommandFamily {
     throw .bitFieldOverflow
   }
 
-  /// - Returns: Nil for a number that does not fit and was not written.
-  private static func run(_ step: Step, _ bytes: MutableBytes) -> Int? {
+  private struct Outcome {
+    /// Nil for one that does not fit and was not written.
+    let number: Int?
+    var isWritten = false
+    var isDifferent = false
+  }
+
+  private static func run(_ step: Step, _ bytes: MutableBytes) -> Outcome {
     let encoding = step.encoding
     let old = encoding.number(bytes.bytes.bitField(step.offset, width: encoding.width))
     let new: Int?
     switch step.action {
-    case .get: return old
+    case .get: return Outcome(number: old)
     case .set(let number): new = encoding.sum(number, 0, step.overflow)
     case .increment(let increment): new = encoding.sum(old, increment, step.overflow)
     }
-    guard let new else { return nil }
+    guard let new else { return Outcome(number: nil) }
     bytes.setBitField(step.offset, width: encoding.width, UInt64(bitPattern: Int64(new)))
-    if case .set = step.action { return old }
-    return new
+    let answer = if case .set = step.action { old } else { new }
+    return Outcome(number: answer, isWritten: true, isDifferent: old != new)
   }
 }

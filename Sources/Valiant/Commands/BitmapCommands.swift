@@ -7,7 +7,7 @@ enum BitmapCommands: CommandFamily {
       keys: .one("RW", "access", "update"),
       summary:
         "Sets or clears the bit at offset of the string value. Creates the key if it doesn't exist.",
-      since: "2.2.0", handler: setBit),
+      since: "2.2.0", event: .string("setbit"), handler: setBit),
     Command(
       "GETBIT key offset", arity: 3, flags: [.readonly, .fast], keys: .one("RO", "access"),
       summary: "Returns a bit value by offset.", since: "2.2.0", handler: getBit),
@@ -34,7 +34,9 @@ enum BitmapCommands: CommandFamily {
     else { throw .bitValue }
     let bit = Int(argument[0] & 1)
     context.reply.integer(
-      try context.edit(1, count: offset >> 3 + 1) { $0.setBit(offset, bit) })
+      try context.edit(1, count: offset >> 3 + 1, isChange: { $0 != bit || $1 }) {
+        $0.setBit(offset, bit)
+      })
   }
 
   private static func getBit(_ context: inout CommandContext) throws(CommandError) {

@@ -99,10 +99,10 @@ enum ClientCommands: CommandFamily {
   private static func list(_ context: inout CommandContext) throws(CommandError) {
     let request = context.request
     var ids: Set<Int>?
+    var wanted: ClientType?
     if request.count > 2 {
       if request.count == 4, request[2].equalsIgnoringCase("TYPE") {
-        // Every client is a normal one, as long as there are no replicas and subscribers.
-        if try type(request[3]) != .normal { ids = [] }
+        wanted = try type(request[3])
       } else if request.count > 3, request[2].equalsIgnoringCase("ID") {
         var named: Set<Int> = []
         for index in 3..<request.count {
@@ -116,17 +116,29 @@ enum ClientCommands: CommandFamily {
     }
     var text = ""
     context.server.clients.forEachClient { snapshot in
-      if ids?.contains(snapshot.client.id) ?? true { text += line(snapshot) + "\n" }
+      let client = snapshot.client
+      if ids?.contains(client.id) ?? true, wanted.map({ $0.includes(client) }) ?? true {
+        text += line(snapshot) + "\n"
+      }
     }
     context.reply.verbatim(text)
   }
 
-  private enum ClientType { case normal, other }
+  private enum ClientType {
+    case normal, subscriber
+    /// There is none.
+    case replica
+
+    func includes(_ client: Client) -> Bool {
+      self == (client.isSubscriber ? .subscriber : .normal)
+    }
+  }
 
   private static func type(_ name: Bytes) throws(CommandError) -> ClientType {
     if name.equalsIgnoringCase("NORMAL") { return .normal }
-    for other in ["MASTER", "REPLICA", "SLAVE", "PUBSUB"] where name.equalsIgnoringCase(other) {
-      return .other
+    if name.equalsIgnoringCase("PUBSUB") { return .subscriber }
+    for other in ["MASTER", "REPLICA", "SLAVE"] where name.equalsIgnoringCase(other) {
+      return .replica
     }
     throw .unknownClientType(name.array)
   }
@@ -138,6 +150,7 @@ enum ClientCommands: CommandFamily {
     let command = client.lastCommand < 0 ? "NULL" : CommandTable.shared[client.lastCommand].name
     var flags = client.isNoEvict ? "e" : ""
     if client.queuedCount >= 0 { flags += "x" }
+    if client.isSubscriber { flags += "P" }
     if client.address.isUnix { flags += "U" }
     let fields: [(String, String)] = [
       ("id", "\(client.id)"),
@@ -149,7 +162,9 @@ enum ClientCommands: CommandFamily {
       ("idle", "\((now - client.lastActive) / 1000)"),
       ("flags", flags.isEmpty ? "N" : flags),
       ("db", "\(client.database)"),
-      ("sub", "0"), ("psub", "0"), ("ssub", "0"), ("multi", "\(client.queuedCount)"),
+      ("sub", "\(client.subscriptionCount(.channel))"),
+      ("psub", "\(client.subscriptionCount(.pattern))"),
+      ("ssub", "\(client.subscriptionCount(.shardChannel))"), ("multi", "\(client.queuedCount)"),
       ("qbuf", "\(client.inputBytes)"), ("qbuf-free", "0"), ("argv-mem", "0"),
       ("multi-mem", "\(client.queuedBytes)"),
       ("rbs", "0"), ("rbp", "0"), ("obl", "0"), ("oll", client.outputBytes > 0 ? "1" : "0"),
@@ -173,7 +188,7 @@ enum ClientCommands: CommandFamily {
     var id: Int?
     var address: String?
     var localAddress: String?
-    var isOtherType = false
+    var type: ClientType?
     var skipsMe = true
 
     func matches(_ client: Client, from me: Client) -> Bool {
@@ -186,7 +201,8 @@ enum ClientCommands: CommandFamily {
       {
         return false
       }
-      return !isOtherType && !(skipsMe && client.id == me.id)
+      if let type, !type.includes(client) { return false }
+      return !(skipsMe && client.id == me.id)
     }
   }
 
@@ -222,7 +238,7 @@ enum ClientCommands: CommandFamily {
       guard let id = value.integer, id > 0 else { throw .clientIDNotPositive }
       filter.id = id
     } else if option.equalsIgnoringCase("TYPE") {
-      filter.isOtherType = try type(value) == .other
+      filter.type = try type(value)
     } else if option.equalsIgnoringCase("ADDR") {
       filter.address = value.text
     } else if option.equalsIgnoringCase("LADDR") {

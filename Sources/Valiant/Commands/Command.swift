@@ -20,6 +20,8 @@ struct Command: Sendable {
   let complexity: String
   /// The version of Redis in which it appeared, or of Valiant for what Redis does not have.
   let since: String
+  /// What a key is said to have met with when this command has set or edited it.
+  let event: KeyspaceEvent
   let subcommands: [Command]
   let handler: Handler
   fileprivate(set) var category = Category.connection
@@ -29,7 +31,7 @@ struct Command: Sendable {
   init(
     _ syntax: String, arity: Int, flags: Flags = [], keys: KeyPositions = .none,
     tips: [String] = [], summary: String, complexity: String = "O(1)", since: String = "1.0.0",
-    subcommands: [Command] = [], handler: @escaping Handler
+    event: KeyspaceEvent = .set, subcommands: [Command] = [], handler: @escaping Handler
   ) {
     // Bytes rather than characters: those would bring Unicode's tables into memory at every start.
     let words = syntax.utf8.split(separator: UInt8(ascii: " ")).prefix { word in
@@ -48,6 +50,7 @@ struct Command: Sendable {
     self.summary = summary
     self.complexity = complexity
     self.since = since
+    self.event = event
     self.subcommands = subcommands
     self.handler = handler
   }
@@ -118,13 +121,18 @@ struct Command: Sendable {
 
     /// Runs at once where others are queued for EXEC.
     static let unqueued = Flags(rawValue: 1 << 13)
+    /// About messages.
+    static let pubsub = Flags(rawValue: 1 << 15)
+    /// Allowed in RESP2 while the client listens to channels.
+    static let whileSubscribed = Flags(rawValue: 1 << 16)
     /// Does not count as slow.
     static let skipSlowlog = Flags(rawValue: 1 << 14)
 
     /// Names in the order in which COMMAND INFO gives them.
     static let names: [(Flags, String)] = [
       (.write, "write"), (.readonly, "readonly"), (.denyoom, "denyoom"), (.admin, "admin"),
-      (.noscript, "noscript"), (.loading, "loading"), (.stale, "stale"), (.fast, "fast"),
+      (.pubsub, "pubsub"), (.noscript, "noscript"), (.loading, "loading"), (.stale, "stale"),
+      (.fast, "fast"),
       (.skipSlowlog, "skip_slowlog"), (.noAuth, "no_auth"), (.noMulti, "no_multi"),
       (.allowBusy, "allow_busy"),
     ]
@@ -179,7 +187,7 @@ struct Command: Sendable {
 
   /// What a command is about; gives its group in the documentation and its ACL category.
   enum Category: String, Sendable {
-    case string, bitmap, keyspace, transaction, connection, server
+    case string, bitmap, keyspace, pubsub, transaction, connection, server
 
     /// The group as COMMAND DOCS calls it.
     var group: String {
@@ -200,6 +208,7 @@ struct Command: Sendable {
       ("@write", flags.contains(.write)),
       ("@string", category == .string),
       ("@bitmap", category == .bitmap),
+      ("@pubsub", category == .pubsub),
       ("@admin", flags.contains(.admin)),
       ("@fast", flags.contains(.fast)),
       ("@slow", !flags.contains(.fast)),

@@ -33,6 +33,12 @@
   /// Long arguments, each in a block that the store can take over. Nearly always none.
   private var longValues: [(command: Int, argument: Int, value: LongValue)] = []
   private let statistics: Statistics
+  /// What has happened to keys, which is published in the end.
+  private let events = PendingEvents()
+  /// Whether anything of that is published at all.
+  private var isTelling = false
+  /// Messages that are to be delivered, by the loop.
+  private var publications: [Int: [Publication]] = [:]
 
   init(server: Server, worker: Worker, idle: Request, client: Client, connection: Connection) {
     unsafe serverReference = server
@@ -44,6 +50,7 @@
     self.client = client
     self.connection = connection
     statistics = worker.statistics
+    memory.listener = { [events] in events.add(change: $0, $1, database: $2) }
   }
 
   deinit { memory.free() }
@@ -95,9 +102,11 @@
 
   /// The same for a command that reads: whether the key was there goes into the statistics. That the
   /// entry was used is not noted.
-  func look(_ index: Int) -> Entry? {
+  ///
+  /// - Parameter tells: Whether it is published that the key was missing.
+  func look(_ index: Int, tells: Bool = true) -> Entry? {
     let entry = entry(index)
-    if entry == nil { statistics.keyspaceMisses.add() } else { statistics.keyspaceHits.add() }
+    if entry == nil { didMiss(index, tells: tells) } else { statistics.keyspaceHits.add() }
     return entry
   }
 
@@ -120,12 +129,46 @@
   func stringIfAny(_ index: Int) -> Value? {
     let key = key(index)
     guard let value = key.keyspace.use(key.bytes, hash: key.hash, now: now, memory) else {
-      statistics.keyspaceMisses.add()
+      didMiss(index)
       return nil
     }
     statistics.keyspaceHits.add()
     return value
   }
+
+  private func didMiss(_ index: Int, tells: Bool = true) {
+    statistics.keyspaceMisses.add()
+    if tells { tell(.miss, index) }
+  }
+
+  // MARK: What is published of keys
+
+  /// Publishes what has happened to the key that argument `index` names, if the settings say so.
+  func tell(_ event: KeyspaceEvent, _ index: Int, database: Int? = nil) {
+    if isTelling { events.add(event, request[index], database: database ?? client.database) }
+  }
+
+  /// Publishes what the command's row says of a key, whose name may have been overwritten.
+  @inline(never)
+  private func tellSet(_ key: [UInt8], isNew: Bool) {
+    key.withBytes { key in
+      if isNew { events.add(.new, key, database: client.database) }
+      unsafe events.add(row.pointee.command.event, key, database: client.database)
+    }
+  }
+
+  /// Calls `body`, which sets a key, and publishes that it did.
+  private func telling(
+    _ index: Int, _ body: () throws(CommandError) -> Void
+  ) throws(CommandError) {
+    if !isTelling { return try body() }
+    let key = request[index].array
+    let isNew = entry(index) == nil
+    try body()
+    tellSet(key, isNew: isNew)
+  }
+
+  // MARK: Changing
 
   /// Sets the key that argument `index` names to what argument `value` says.
   ///
@@ -136,6 +179,24 @@
   @inline(__always)
   mutating func set(
     _ index: Int, toArgument value: Int, deadline: Timestamp?
+  ) throws(CommandError) {
+    if isTelling { return try setAndTell(index, value, deadline) }
+    try setQuietly(index, value, deadline)
+  }
+
+  @inline(never)
+  private mutating func setAndTell(
+    _ index: Int, _ value: Int, _ deadline: Timestamp?
+  ) throws(CommandError) {
+    let key = request[index].array
+    let isNew = entry(index) == nil
+    try setQuietly(index, value, deadline)
+    tellSet(key, isNew: isNew)
+  }
+
+  @inline(__always)
+  private mutating func setQuietly(
+    _ index: Int, _ value: Int, _ deadline: Timestamp?
   ) throws(CommandError) {
     let key = key(index)
     let bytes = request[value]
@@ -154,10 +215,12 @@
   ///
   /// - Throws: `outOfMemory`; then nothing has changed.
   func set(_ index: Int, toText bytes: Bytes, deadline: Timestamp?) throws(CommandError) {
-    let key = key(index)
-    let isSet = key.keyspace.set(
-      key.bytes, hash: key.hash, toText: bytes, deadline: deadline, now: now, memory)
-    if !isSet { throw .outOfMemory }
+    try telling(index) { () throws(CommandError) in
+      let key = key(index)
+      let isSet = key.keyspace.set(
+        key.bytes, hash: key.hash, toText: bytes, deadline: deadline, now: now, memory)
+      if !isSet { throw .outOfMemory }
+    }
   }
 
   /// Sets the key that argument `index` names to `count` bytes, zeros at first, which `fill` writes.
@@ -168,6 +231,12 @@
     _ index: Int, count: Int, _ fill: (MutableBytes) -> Void
   ) throws(CommandError) {
     try reserve(count)
+    try telling(index) { () throws(CommandError) in try setFilled(index, count, fill) }
+  }
+
+  private func setFilled(
+    _ index: Int, _ count: Int, _ fill: (MutableBytes) -> Void
+  ) throws(CommandError) {
     let key = key(index)
     if count <= LongValue.shortMax {
       var buffer = ByteBuffer()
@@ -192,28 +261,37 @@
   ///
   /// - Throws: `outOfMemory`; then nothing has changed.
   func set(_ index: Int, to bytes: Bytes, deadline: Timestamp?) throws(CommandError) {
-    let key = key(index)
-    let isSet = key.keyspace.set(
-      key.bytes, hash: key.hash, to: bytes, deadline: deadline, now: now, memory)
-    if !isSet { throw .outOfMemory }
+    try telling(index) { () throws(CommandError) in
+      let key = key(index)
+      let isSet = key.keyspace.set(
+        key.bytes, hash: key.hash, to: bytes, deadline: deadline, now: now, memory)
+      if !isSet { throw .outOfMemory }
+    }
   }
 
   /// The same for a number.
   func set(_ index: Int, to number: Int, deadline: Timestamp?) throws(CommandError) {
-    let key = key(index)
-    let isSet = key.keyspace.set(
-      key.bytes, hash: key.hash, to: number, deadline: deadline, now: now, memory)
-    if !isSet { throw .outOfMemory }
+    try telling(index) { () throws(CommandError) in
+      let key = key(index)
+      let isSet = key.keyspace.set(
+        key.bytes, hash: key.hash, to: number, deadline: deadline, now: now, memory)
+      if !isSet { throw .outOfMemory }
+    }
   }
 
   /// Lends the bytes of the string that argument `index` is the key of to be changed; see
   /// `Keyspace.edit`.
   ///
+  /// - Parameter isChange: Whether that counts as a change, by what `body` returns and whether the
+  ///   string has become longer.
   /// - Throws: `wrongType`, `tooLong`, `needsRoom`, `outOfMemory`; then nothing has changed.
   func edit<Result>(
-    _ index: Int, count: Int, _ body: (MutableBytes) -> Result
+    _ index: Int, count: Int,
+    isChange: (Result, _ hasGrown: Bool) -> Bool = { _, _ in true },
+    _ body: (MutableBytes) -> Result
   ) throws(CommandError) -> Result {
     let value = entry(index)?.value
+    let isNew = value == nil
     let old = value?.count ?? 0
     // The setting is never less.
     if count > 1 << 20, count > max(old, settings.bulkLengthMaxBytes) { throw .tooLong }
@@ -226,6 +304,11 @@
     let result = key.keyspace.edit(
       key.bytes, hash: key.hash, count: count, now: now, memory, body)
     guard let result else { throw .outOfMemory }
+    if isNew { tell(.new, index) }
+    if isChange(result, count > old) {
+      key.keyspace.noteEdit(key.bytes, hash: key.hash, memory)
+      if isTelling { tellSet(key.bytes.array, isNew: false) }
+    }
     return result
   }
 
@@ -250,6 +333,7 @@
     let isSet = key.keyspace.setDeadline(
       deadline, of: key.bytes, hash: key.hash, now: now, memory)
     guard let isSet else { throw .outOfMemory }
+    if isSet { tell(deadline == nil ? .persist : .expire, index) }
     return isSet
   }
 
@@ -264,14 +348,14 @@
       // Its block gets the other key's name, so the key goes first.
       long.block.retain()
       long.block.retain()
-      _ = remove(index)
+      _ = removeQuietly(index)
       if set(target, to: value, deadline: deadline) { return long.block.release() }
       // There was room for it a moment ago.
       _ = set(key(index), to: value, deadline: deadline)
       throw .outOfMemory
     }
     guard set(target, to: value, deadline: deadline) else { throw .outOfMemory }
-    _ = remove(index)
+    _ = removeQuietly(index)
   }
 
   /// Gives a copy of the value and deadline of the key that argument `index` names to another one.
@@ -297,8 +381,72 @@
 
   /// Removes the key that argument `index` names; false when it was not there.
   func remove(_ index: Int) -> Bool {
+    let isRemoved = removeQuietly(index)
+    if isRemoved { tell(.deleted, index) }
+    return isRemoved
+  }
+
+  /// Does what setting the key that argument `index` names to something that is over comes to.
+  func expireAtOnce(_ index: Int) {
+    if !removeQuietly(index) { tell(.new, index) }
+    for event in [KeyspaceEvent.set, .expire, .expired] { tell(event, index) }
+  }
+
+  @inline(__always)
+  private func removeQuietly(_ index: Int) -> Bool {
     let key = key(index)
     return key.keyspace.remove(key.bytes, hash: key.hash, now: now, memory)
+  }
+
+  // MARK: Messages
+
+  /// Has a message reach all who listen to a channel, when what is being processed has been.
+  ///
+  /// The client itself gets it at once, in front of the answer.
+  ///
+  /// - Returns: How many subscriptions it goes to.
+  mutating func publish(_ kind: SubscriptionKind, _ channel: [UInt8], _ message: [UInt8]) -> Int {
+    // In front of what has happened later.
+    if !events.isEmpty { publishEvents() }
+    return publishNow(kind, channel, message)
+  }
+
+  private mutating func publishEvents() {
+    var all: [([UInt8], [UInt8])] = []
+    events.publish { all.append(($0, $1)) }
+    for (channel, message) in all { _ = publishNow(.channel, channel, message) }
+  }
+
+  private mutating func publishNow(
+    _ kind: SubscriptionKind, _ channel: [UInt8], _ message: [UInt8]
+  ) -> Int {
+    let audience = server.pubSub.audience(kind, channel)
+    if audience.count == 0 { return 0 }
+    var publication = Publication(kind: kind, channel: channel, message: message)
+    if client.flags.contains(.subscriber) {
+      publication.deliveredTo = client.id
+      var copies: [[UInt8]] = []
+      worker.forEachCopy(of: publication, to: client) { copies.append($0.array) }
+      for copy in copies { copy.withBytes { reply.output.bytes.append($0) } }
+    }
+    for worker in audience.workers { publications[worker, default: []].append(publication) }
+    return audience.count
+  }
+
+  /// Hands messages to the loops that their subscribers belong to.
+  @inline(__always)
+  mutating func sendPublications() {
+    if isTelling, !events.isEmpty { publishEvents() }
+    if !publications.isEmpty { sendPublicationsNow() }
+  }
+
+  @inline(never)
+  private mutating func sendPublicationsNow() {
+    for (index, list) in publications where index != worker.index {
+      server.post(list, to: index)
+    }
+    if let own = publications[worker.index] { worker.deliver(own) }
+    publications.removeAll(keepingCapacity: true)
   }
 
   // MARK: All keys
@@ -404,6 +552,8 @@
     accessMilliseconds = now.milliseconds / 1000 * 1000
     memoryMax = settings.maxMemory.bytes == 0 ? Int.max : settings.maxMemory.bytes
     memory.access = settings.accessTracking(at: now)
+    events.wanted = settings.keyspaceEvents.effective
+    isTelling = !events.wanted.isEmpty
   }
 
   /// Whether memory is limited at all.

@@ -24,6 +24,7 @@ enum CommandError: Error {
   case invalidIdleTime
   case invalidFrequency
   case badPayload
+  case onlyWhileSubscribed(String)
   case nestedTransaction
   case noTransaction(String)
   case watchInTransaction
@@ -52,6 +53,7 @@ enum CommandError: Error {
   case invalidExpireTime(command: String)
   case unknownCommand(name: [UInt8], arguments: [UInt8])
   case unknownSubcommand(name: [UInt8], container: String)
+  case subcommandSyntax(name: [UInt8], container: String)
   case arity(command: String)
   case notAuthenticated
   case helloNotAuthenticated
@@ -82,6 +84,9 @@ enum CommandError: Error {
       return "ERR unknown command '".utf8 + name + "', with args beginning with: ".utf8 + arguments
     case .unknownSubcommand(let name, let container):
       return "ERR unknown subcommand '".utf8 + name + "'. Try \(container.uppercased()) HELP.".utf8
+    case .subcommandSyntax(let name, let container):
+      return "ERR unknown subcommand or wrong number of arguments for '".utf8 + name
+        + "'. Try \(container) HELP.".utf8
     case .helloOption(let option):
       return "ERR Syntax error in HELLO option '".utf8 + option + "'".utf8
     case .unknownClientType(let type):
@@ -146,6 +151,9 @@ enum CommandError: Error {
     case .transactionAborted:
       "EXECABORT Transaction discarded because of previous errors."
     case .transactionTooLong: "ERR the commands of a transaction must not exceed 4 GiB"
+    case .onlyWhileSubscribed(let command):
+      "ERR Can't execute '\(command)': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / "
+        + "RESET are allowed in this context"
     case .aboveMemoryMax, .needsRoom: "OOM command not allowed when used memory > 'maxmemory'."
     case .frequencyNotTracked:
       "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note "
@@ -193,7 +201,8 @@ enum CommandError: Error {
     case .settingFailed(let name, let reason):
       "ERR CONFIG SET failed (possibly related to argument '\(name)') - \(reason)"
     case .noShutdown: "ERR No shutdown in progress."
-    case .unknownCommand, .unknownSubcommand, .helloOption, .unknownClientType, .noSuchUser,
+    case .unknownCommand, .unknownSubcommand, .subcommandSyntax, .helloOption, .unknownClientType,
+      .noSuchUser,
       .unrecognizedOption, .unsupportedOption, .unknownSetting, .transactionRefused:
       preconditionFailure("has bytes of the client in it")
     }

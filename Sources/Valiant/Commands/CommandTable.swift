@@ -19,7 +19,7 @@
     BitFieldCommands.self,
     KeyCommands.self, ExpiryCommands.self, ScanCommands.self, MoveCommands.self,
     SerializationCommands.self, ObjectCommands.self, MemoryCommands.self,
-    TransactionCommands.self,
+    TransactionCommands.self, PubSubCommands.self,
     ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
   ])
@@ -49,7 +49,8 @@
       isContainer = !command.subcommands.isEmpty
       argumentsMin = isContainer ? Int.max : abs(command.arity)
       argumentsSpan = command.arity < 0 && !isContainer ? UInt(Int.max) : 0
-      firstKey = command.keys.first
+      // What is no key is in no shard.
+      firstKey = command.keys.access == ["not_key"] ? 0 : command.keys.first
       lastKey = command.keys.last
       keyStep = max(1, command.keys.step)
       index = command.index

@@ -3,7 +3,7 @@ enum ConnectionCommands: CommandFamily {
   static let category = Command.Category.connection
   static let commands: [Command] = [
     Command(
-      "PING [message]", arity: -1, flags: [.fast],
+      "PING [message]", arity: -1, flags: [.fast, .whileSubscribed],
       summary: "Returns the server's liveliness response.", handler: ping),
     Command(
       "ECHO message", arity: 2, flags: [.fast, .loading, .stale],
@@ -18,11 +18,15 @@ enum ConnectionCommands: CommandFamily {
       summary: "Handshakes with the server.", since: "6.0.0", handler: hello),
     Command(
       "QUIT", arity: -1,
-      flags: [.noscript, .loading, .stale, .fast, .noAuth, .allowBusy, .unqueued],
+      flags: [
+        .noscript, .loading, .stale, .fast, .noAuth, .allowBusy, .unqueued, .whileSubscribed,
+      ],
       summary: "Closes the connection.", handler: quit),
     Command(
       "RESET", arity: 1,
-      flags: [.noscript, .loading, .stale, .fast, .noAuth, .allowBusy, .unqueued],
+      flags: [
+        .noscript, .loading, .stale, .fast, .noAuth, .allowBusy, .unqueued, .whileSubscribed,
+      ],
       summary: "Resets the connection.", since: "6.2.0", handler: reset),
     Command(
       "SELECT index", arity: 2, flags: [.loading, .stale, .fast],
@@ -30,6 +34,15 @@ enum ConnectionCommands: CommandFamily {
   ]
 
   private static func ping(_ context: inout CommandContext) throws(CommandError) {
+    if context.client.flags.contains(.subscriber), context.client.protocolVersion == 2,
+      context.request.count <= 2
+    {
+      // Like a message.
+      context.reply.array(2)
+      context.reply.bulkString("pong")
+      return context.reply.bulkString(
+        context.request.count == 2 ? context.request[1] : .empty)
+    }
     switch context.request.count {
     case 1: context.reply.status("PONG")
     case 2: context.reply.bulkString(context.request[1])
@@ -54,6 +67,7 @@ enum ConnectionCommands: CommandFamily {
   private static func reset(_ context: inout CommandContext) throws(CommandError) {
     let client = context.client
     client.endTransaction(in: context.server.store)
+    context.worker.unsubscribeAll(client)
     client.database = 0
     client.protocolVersion = 2
     context.reply.protocolVersion = 2

@@ -169,6 +169,7 @@
 
   /// Sends what was written, and puts away what belongs to this client alone.
   private mutating func end(_ connection: Connection, _ client: Client) {
+    context.sendPublications()
     connection.send(&context.reply.output)
     context.reply.output.bytes.clear(keeping: Self.keptOutputBytes)
     let pending = connection.pendingOutputBytes
@@ -275,7 +276,8 @@
   /// Makes a client that does not read wait, or go.
   private func limitOutput(_ connection: Connection, _ client: Client, _ pending: Int) {
     if connection.isClosing || connection.isFinishing { return }
-    let hardLimit = context.worker.settings.outputLimit.hardBytes
+    let limit = context.worker.settings.outputLimit(ofSubscriber: client.isSubscriber)
+    let hardLimit = limit.hardBytes
     if hardLimit > 0, pending > hardLimit {
       context.worker.closeForOutput(connection, client, pending)
     } else {
@@ -469,6 +471,12 @@
           unsafe !command.pointee.flags.contains(.noAuth)
         {
           throw .notAuthenticated
+        }
+        if client.flags.contains(.subscriber), client.protocolVersion == 2,
+          unsafe !command.pointee.flags.contains(.whileSubscribed)
+        {
+          let name = unsafe command.pointee.command.name
+          throw .onlyWhileSubscribed(name)
         }
         if client.flags.contains(.transaction),
           unsafe !command.pointee.flags.contains(.unqueued)

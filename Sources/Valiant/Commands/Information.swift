@@ -169,8 +169,9 @@ struct Information {
       ("evicted_clients", "\(sum { $0.evictedClients.value })"),
       ("keyspace_hits", "\(sum { $0.keyspaceHits.value })"),
       ("keyspace_misses", "\(sum { $0.keyspaceMisses.value })"),
-      ("pubsub_channels", "0"),
-      ("pubsub_patterns", "0"),
+      ("pubsub_channels", "\(server.pubSub.count(.channel))"),
+      ("pubsub_patterns", "\(server.pubSub.count(.pattern))"),
+      ("pubsubshard_channels", "\(server.pubSub.count(.shardChannel))"),
       ("total_error_replies", "\(sum { $0.errorReplies.value })"),
       (
         "client_query_buffer_limit_disconnections",

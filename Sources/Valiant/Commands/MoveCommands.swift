@@ -38,6 +38,9 @@ enum MoveCommands: CommandFamily {
     if context.request[1] == context.request[2] { return overwrites }
     if !overwrites, context.entry(2) != nil { return false }
     try context.move(1, to: context.key(2))
+    context.tell(.new, 2)
+    context.tell(.generic("rename_from"), 1)
+    context.tell(.generic("rename_to"), 2)
     return true
   }
 
@@ -49,6 +52,9 @@ enum MoveCommands: CommandFamily {
       return context.reply.integer(0)
     }
     try context.move(1, to: target)
+    context.tell(.new, 1, database: database)
+    context.tell(.generic("move_from"), 1)
+    context.tell(.generic("move_to"), 1, database: database)
     context.reply.integer(1)
   }
 
@@ -74,6 +80,8 @@ enum MoveCommands: CommandFamily {
       return context.reply.integer(0)
     }
     try context.copy(1, to: target)
+    context.tell(.new, 2, database: database)
+    context.tell(.generic("copy_to"), 2, database: database)
     context.reply.integer(1)
   }
 

@@ -5,24 +5,24 @@ enum NumberCommands: CommandFamily {
     Command(
       "INCR key", arity: 2, flags: [.write, .denyoom, .fast],
       keys: .one("RW", "access", "update"),
-      summary: "Increments the integer value of a key by one.",
+      summary: "Increments the integer value of a key by one.", event: .string("incrby"),
       handler: { context throws(CommandError) in try increment(&context, by: 1) }),
     Command(
       "DECR key", arity: 2, flags: [.write, .denyoom, .fast],
       keys: .one("RW", "access", "update"),
-      summary: "Decrements the integer value of a key by one.",
+      summary: "Decrements the integer value of a key by one.", event: .string("incrby"),
       handler: { context throws(CommandError) in try increment(&context, by: -1) }),
     Command(
       "INCRBY key increment", arity: 3, flags: [.write, .denyoom, .fast],
       keys: .one("RW", "access", "update"),
-      summary: "Increments the integer value of a key by a number.",
+      summary: "Increments the integer value of a key by a number.", event: .string("incrby"),
       handler: { context throws(CommandError) in
         try increment(&context, by: context.integer(2))
       }),
     Command(
       "DECRBY key decrement", arity: 3, flags: [.write, .denyoom, .fast],
       keys: .one("RW", "access", "update"),
-      summary: "Decrements the integer value of a key by a number.",
+      summary: "Decrements the integer value of a key by a number.", event: .string("incrby"),
       handler: { context throws(CommandError) in
         let decrement = try context.integer(2)
         if decrement == Int.min { throw .decrementOverflow }
@@ -32,7 +32,7 @@ enum NumberCommands: CommandFamily {
       "INCRBYFLOAT key increment", arity: 3, flags: [.write, .denyoom, .fast],
       keys: .one("RW", "access", "update"),
       summary: "Increments the floating point value of a key by a number.", since: "2.6.0",
-      handler: incrementByFloat),
+      event: .string("incrbyfloat"), handler: incrementByFloat),
   ]
 
   /// A missing key counts from 0; a time to live stays.

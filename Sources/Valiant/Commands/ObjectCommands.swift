@@ -26,7 +26,7 @@ enum ObjectCommands: CommandFamily {
   ]
 
   private static func encoding(_ context: inout CommandContext) throws(CommandError) {
-    guard let entry = context.look(2) else { return context.reply.null() }
+    guard let entry = context.look(2, tells: false) else { return context.reply.null() }
     switch entry.value {
     case .integer: context.reply.bulkString("int")
     // The border at which Redis keeps a string in a block of its own.
@@ -37,21 +37,21 @@ enum ObjectCommands: CommandFamily {
   }
 
   private static func frequency(_ context: inout CommandContext) throws(CommandError) {
-    guard let entry = context.look(2) else { return context.reply.null() }
+    guard let entry = context.look(2, tells: false) else { return context.reply.null() }
     let access = context.memory.access
     guard access.kind == .frequency else { throw .frequencyNotTracked }
     context.reply.integer(access.frequency(entry.access))
   }
 
   private static func idleTime(_ context: inout CommandContext) throws(CommandError) {
-    guard let entry = context.look(2) else { return context.reply.null() }
+    guard let entry = context.look(2, tells: false) else { return context.reply.null() }
     let access = context.memory.access
     guard access.kind != .frequency else { throw .idleTimeNotTracked }
     context.reply.integer(access.idleSeconds(entry.access))
   }
 
   private static func referenceCount(_ context: inout CommandContext) throws(CommandError) {
-    guard context.look(2) != nil else { return context.reply.null() }
+    guard context.look(2, tells: false) != nil else { return context.reply.null() }
     context.reply.integer(1)
   }
 }

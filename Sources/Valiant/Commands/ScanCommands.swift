@@ -39,12 +39,15 @@ enum ScanCommands: CommandFamily {
   /// Shard by shard: others are not held up, and what is renamed meanwhile may not show.
   private static func keys(_ context: inout CommandContext) throws(CommandError) {
     let pattern = context.request[1]
+    let isEverything = GlobPattern.isEverything(pattern)
     let now = context.now
     var page = Page()
     context.forEachKeyspace { keyspace in
       keyspace.forEachEntry { entry in
         let key = entry.key
-        if GlobPattern.matches(pattern, key), !entry.isExpired(at: now) { page.add(key) }
+        if isEverything || GlobPattern.matches(pattern, key), !entry.isExpired(at: now) {
+          page.add(key)
+        }
       }
     }
     page.write(to: &context.reply)
@@ -65,7 +68,7 @@ enum ScanCommands: CommandFamily {
           count = try context.integer(index + 1)
           guard count >= 1 else { throw .syntax }
         } else if request[index].equalsIgnoringCase("MATCH") {
-          pattern = index + 1
+          pattern = GlobPattern.isEverything(request[index + 1]) ? nil : index + 1
         } else if request[index].equalsIgnoringCase("TYPE") {
           type = index + 1
         } else {

@@ -11,7 +11,8 @@ enum SerializationCommands: CommandFamily {
       "RESTORE key ttl serialized-value [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]",
       arity: -4, flags: [.write, .denyoom, .dangerous], keys: .one("OW", "update"),
       summary: "Creates a key from the serialized representation of a value.",
-      complexity: "O(N) where N is the length of the value.", since: "2.6.0", handler: restore),
+      complexity: "O(N) where N is the length of the value.", since: "2.6.0",
+      event: .generic("restore"), handler: restore),
   ]
 
   private static let stringType: UInt8 = 0
@@ -87,6 +88,8 @@ enum SerializationCommands: CommandFamily {
       _ = context.remove(1)
       return context.reply.ok()
     }
+    // Also in the place of another one.
+    if context.entry(1) != nil { context.tell(.new, 1) }
     switch value {
     case .plain(let bytes): try context.set(1, to: bytes, deadline: deadline)
     case .number(let number): try context.set(1, to: number, deadline: deadline)

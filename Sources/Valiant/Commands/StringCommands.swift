@@ -51,12 +51,13 @@ enum StringCommands: CommandFamily {
       "APPEND key value", arity: 3, flags: [.write, .denyoom, .fast], keys: .one("RW", "insert"),
       summary:
         "Appends a string to the value of a key. Creates the key if it doesn't exist.",
-      since: "2.0.0", handler: append),
+      since: "2.0.0", event: .string("append"), handler: append),
     Command(
       "SETRANGE key offset value", arity: 4, flags: [.write, .denyoom], keys: .one("RW", "update"),
       summary:
         "Overwrites a part of a string value with another by an offset. Creates the key if it doesn't exist.",
-      complexity: "O(N) where N is the length of the value.", since: "2.2.0", handler: setRange),
+      complexity: "O(N) where N is the length of the value.", since: "2.2.0",
+      event: .string("setrange"), handler: setRange),
     Command(
       "GETRANGE key start end", arity: 4, flags: [.readonly], keys: .one("RO", "access"),
       summary: "Returns a substring of the string stored at a key.",
@@ -150,6 +151,7 @@ enum StringCommands: CommandFamily {
   ) throws(CommandError) {
     let deadline = try Expiry.deadline(context.integer(2), unit, in: context)
     try context.set(1, toArgument: 3, deadline: deadline)
+    context.tell(.expire, 1)
     context.reply.ok()
   }
 
@@ -185,7 +187,7 @@ enum StringCommands: CommandFamily {
     do throws(CommandError) {
       if let deadline, deadline <= context.now {
         _ = context.remove(1)
-      } else if deadline != nil || options.removesDeadline {
+      } else if deadline != nil || (options.removesDeadline && context.entry(1)?.deadline != nil) {
         _ = try context.setDeadline(deadline, of: 1)
       }
     } catch {
@@ -257,9 +259,11 @@ enum StringCommands: CommandFamily {
     }
     let deadline = options.keepsDeadline ? old?.deadline : newDeadline
     if let deadline, deadline < context.now {
-      _ = context.remove(1)
+      // As if it had been there for a moment.
+      context.expireAtOnce(1)
     } else {
       try set(&context, deadline: deadline, answeredFrom: start)
+      if newDeadline != nil { context.tell(.expire, 1) }
     }
     if !options.returnsOld { context.reply.ok() }
   }

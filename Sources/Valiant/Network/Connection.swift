@@ -493,6 +493,23 @@ import Glibc
     watch()
   }
 
+  /// Puts bytes behind what is unsent; `flush` sends them.
+  func enqueue(_ bytes: Bytes) {
+    if unsafe isClosing || state.pointee.isFinishing { return }
+    unsafe state.pointee.unsent.append(bytes)
+  }
+
+  /// Sends what was enqueued, as far as the socket takes it at once.
+  func flush() {
+    // What was unsent before waits for the socket to have room.
+    if isClosing || pendingOutputBytes == 0 { return }
+    if unsafe state.pointee.watched & Self.writable != 0 { return }
+    let sent = unsafe Socket.send(descriptor, state.pointee.unsent)
+    if sent < 0, !Self.isPassing(sent) { return close() }
+    unsafe state.pointee.unsent.removeFirst(max(0, sent))
+    watch()
+  }
+
   private func didBecomeWritable() {
     if isClosing { return }
     let sent = unsafe Socket.send(descriptor, state.pointee.unsent)

@@ -124,6 +124,11 @@ struct ReplyWriter: ~Copyable {
     header(protocolVersion == 3 ? UInt8(ascii: "~") : UInt8(ascii: "*"), count)
   }
 
+  /// What comes without having been asked for, or is treated like that: a message.
+  mutating func push(_ count: Int) {
+    header(protocolVersion == 3 ? UInt8(ascii: ">") : UInt8(ascii: "*"), count)
+  }
+
   @inline(__always)
   private mutating func header(_ type: UInt8, _ count: Int) {
     output.bytes.append(line: type, count)

@@ -38,6 +38,11 @@ import Synchronization
     let queuedCount = Atomic<Int>(-1)
     let queuedBytes = Atomic<Int>(0)
     var transaction: Transaction?
+    var subscriptions: Subscriptions?
+    /// How many there are of each kind.
+    let channelCount = Atomic<Int>(0)
+    let patternCount = Atomic<Int>(0)
+    let shardChannelCount = Atomic<Int>(0)
     let isNoEvict = Atomic<Bool>(false)
     let isEvicted = Atomic<Bool>(false)
     var name = ""
@@ -111,6 +116,50 @@ import Synchronization
     get { unsafe state.pointee.refusedCommand }
     nonmutating set { unsafe state.pointee.refusedCommand = newValue }
   }
+
+  // MARK: Subscriptions
+
+  /// What it listens to; nil when it never did.
+  var subscriptions: Subscriptions? { unsafe state.pointee.subscriptions }
+
+  /// - Returns: False when it did already.
+  func subscribe(_ kind: SubscriptionKind, _ name: [UInt8]) -> Bool {
+    let subscriptions = unsafe state.pointee.subscriptions ?? Subscriptions()
+    unsafe state.pointee.subscriptions = subscriptions
+    let isNew = subscriptions.insert(kind, name)
+    flags.insert(.subscriber)
+    countSubscriptions(subscriptions)
+    return isNew
+  }
+
+  /// - Returns: False when it did not listen to that.
+  func unsubscribe(_ kind: SubscriptionKind, _ name: [UInt8]) -> Bool {
+    guard let subscriptions, subscriptions.remove(kind, name) else { return false }
+    if subscriptions.isEmpty { flags.remove(.subscriber) }
+    countSubscriptions(subscriptions)
+    return true
+  }
+
+  private func countSubscriptions(_ subscriptions: Subscriptions) {
+    unsafe state.pointee.channelCount.store(
+      subscriptions.names(.channel).count, ordering: .relaxed)
+    unsafe state.pointee.patternCount.store(
+      subscriptions.names(.pattern).count, ordering: .relaxed)
+    unsafe state.pointee.shardChannelCount.store(
+      subscriptions.names(.shardChannel).count, ordering: .relaxed)
+  }
+
+  /// How many subscriptions of each kind it has.
+  func subscriptionCount(_ kind: SubscriptionKind) -> Int {
+    switch kind {
+    case .channel: unsafe state.pointee.channelCount.load(ordering: .relaxed)
+    case .pattern: unsafe state.pointee.patternCount.load(ordering: .relaxed)
+    case .shardChannel: unsafe state.pointee.shardChannelCount.load(ordering: .relaxed)
+    }
+  }
+
+  /// Whether it listens to anything.
+  var isSubscriber: Bool { SubscriptionKind.allCases.contains { subscriptionCount($0) > 0 } }
 
   // MARK: Transactions
 
@@ -265,6 +314,8 @@ struct ClientFlags: OptionSet, Sendable {
   static let closeAfterReply = ClientFlags(rawValue: 16)
   /// Its commands wait for EXEC.
   static let transaction = ClientFlags(rawValue: 32)
+  /// It listens to channels.
+  static let subscriber = ClientFlags(rawValue: 64)
 }
 
 /// All clients of a server, on whichever loop.

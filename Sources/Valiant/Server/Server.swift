@@ -17,6 +17,7 @@ public final class Server: Sendable {
   public let store: Store
   let log: Log
   let clients = ClientRegistry()
+  let pubSub = PubSub()
   /// Forty hexadecimal digits that tell this run from others.
   let runIdentifier = Random.hexIdentifier(40)
   /// Index of each command in `Statistics`, by name.
@@ -41,6 +42,8 @@ public final class Server: Sendable {
     var startedAt = 0
     var configurationFile = ""
     var manager: ServiceManager?
+    /// Whether the store tells this server of keys that go by themselves.
+    var isListening = false
     var operationsPerSecond = 0
     var lastSample = (operations: 0, milliseconds: 0)
   }
@@ -311,6 +314,7 @@ public final class Server: Sendable {
       state.startedAt = Clock.steadyMilliseconds
       state.lastSample = (0, state.startedAt)
     }
+    listenAsSet()
     return workers
   }
 
@@ -434,6 +438,28 @@ public final class Server: Sendable {
       log.level = new.logLevel
       for worker in state.workers { worker.post { $0.apply(new) } }
     }
+    listenAsSet()
+  }
+
+  /// Has the store tell of expiry and eviction if the settings want it told. By the first loop, for
+  /// the caller may hold locks of the store.
+  private func listenAsSet() {
+    let first = state.withLock { $0.workers.first }
+    first?.post { worker in
+      let server = worker.server
+      let difference = server.state.withLock { state -> Int in
+        let wants = state.settings.keyspaceEvents.wantsRemovals
+        defer { state.isListening = wants }
+        return wants == state.isListening ? 0 : wants ? 1 : -1
+      }
+      if difference != 0 { server.store.changeListeners(by: difference) }
+    }
+  }
+
+  /// Has messages reach the subscribers of one loop.
+  func post(_ publications: [Publication], to worker: Int) {
+    let worker = state.withLock { worker < $0.workers.count ? $0.workers[worker] : nil }
+    worker?.post { $0.deliver(publications) }
   }
 
   // MARK: What INFO asks

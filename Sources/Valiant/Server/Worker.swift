@@ -28,6 +28,12 @@ final class Worker: @unchecked Sendable {
   private var isConsolidating = false
   private var isEvicting = false
   private var isDraining = false
+  private let subscribers = Subscribers()
+  /// For what this loop does to the store by itself.
+  private let memory: StorageContext
+  private let events = PendingEvents()
+  /// Those who have got messages that are not sent yet.
+  private var addressees: [Subscribers.Subscriber] = []
 
   private static let tickMilliseconds = 100
   private static let ticksPerSecond = 10
@@ -43,8 +49,13 @@ final class Worker: @unchecked Sendable {
     sweep = ExpirySweep(part: index, of: workerCount)
     consolidation = Consolidation(part: index, of: workerCount)
     self.settings = settings
+    memory = server.store.memory.copy()
     statistics = Statistics(commandCount: commandCount)
+    memory.listener = { [events] in events.add(change: $0, $1, database: $2) }
+    events.wanted = settings.keyspaceEvents.effective
   }
+
+  deinit { memory.free() }
 
   /// Says what to do with bytes from clients, and starts the timer. Before the loop runs.
   func prepare(onRead: @escaping (Connection, Bytes) -> Int) {
@@ -169,6 +180,7 @@ final class Worker: @unchecked Sendable {
     server.log.debug("client \(client.id) left")
     server.store.memory.pool.countArriving(-client.arrivingBytes)
     client.endTransaction(in: server.store)
+    unsubscribeAll(client)
     server.clients.remove(client)
     server.didLeave(self)
   }
@@ -212,11 +224,86 @@ final class Worker: @unchecked Sendable {
 
   private func limitHeld() { server.evictClients(above: settings.clientBytesMax) }
 
+  // MARK: Subscribers
+
+  func subscribe(
+    _ client: Client, _ connection: Connection, _ kind: SubscriptionKind, _ name: [UInt8]
+  ) {
+    guard client.subscribe(kind, name) else { return }
+    subscribers.add(Subscribers.Subscriber(client: client, connection: connection), kind, name)
+    server.pubSub.subscribe(kind, name, worker: index)
+  }
+
+  func unsubscribe(_ client: Client, _ kind: SubscriptionKind, _ name: [UInt8]) {
+    guard client.unsubscribe(kind, name) else { return }
+    subscribers.remove(client, kind, name)
+    server.pubSub.unsubscribe(kind, name, worker: index)
+  }
+
+  /// Ends all subscriptions of a client.
+  func unsubscribeAll(_ client: Client) {
+    for kind in SubscriptionKind.allCases {
+      for name in client.subscriptions?.names(kind) ?? [] { unsubscribe(client, kind, name) }
+    }
+  }
+
+  /// Calls `deliver` with the bytes of a message as often as `client` gets it.
+  func forEachCopy(
+    of publication: Publication, to client: Client, _ deliver: (Bytes) -> Void
+  ) {
+    subscribers.forEach(of: publication) { subscriber, bytes in
+      if subscriber.client.id == client.id { deliver(bytes) }
+    }
+  }
+
+  /// Sends messages to this loop's subscribers.
+  func deliver(_ publications: [Publication]) {
+    for publication in publications {
+      subscribers.forEach(of: publication) { subscriber, bytes in
+        if subscriber.client.id == publication.deliveredTo { return }
+        // Who has unsent output gets the rest when the socket has room, or at the end of this.
+        if subscriber.connection.pendingOutputBytes == 0 { addressees.append(subscriber) }
+        subscriber.connection.enqueue(bytes)
+        didEnqueue(subscriber)
+      }
+    }
+    for subscriber in addressees where !subscriber.connection.isClosing {
+      subscriber.connection.flush()
+      didEnqueue(subscriber)
+    }
+    addressees.removeAll(keepingCapacity: true)
+  }
+
+  /// Publishes what has become of keys by this loop's own doing.
+  private func publishEvents() {
+    if events.isEmpty { return }
+    var publications: [Int: [Publication]] = [:]
+    events.publish { channel, message in
+      let publication = Publication(kind: .channel, channel: channel, message: message)
+      for index in server.pubSub.audience(.channel, channel).workers {
+        publications[index, default: []].append(publication)
+      }
+    }
+    for (index, list) in publications { server.post(list, to: index) }
+  }
+
+  /// Counts what a subscriber has not taken yet, and closes one that does not read what it gets.
+  private func didEnqueue(_ subscriber: Subscribers.Subscriber) {
+    let pending = subscriber.connection.pendingOutputBytes
+    subscriber.client.outputBytes = pending
+    countHeld(subscriber.client)
+    let limit = settings.subscriberOutputLimit.hardBytes
+    if limit > 0, pending > limit, !subscriber.connection.isClosing {
+      closeForOutput(subscriber.connection, subscriber.client, pending)
+    }
+  }
+
   // MARK: Settings
 
   func apply(_ new: Settings) {
     settings = new
     settingsGeneration += 1
+    events.wanted = new.keyspaceEvents.effective
   }
 
   // MARK: Every tenth of a second
@@ -255,17 +342,18 @@ final class Worker: @unchecked Sendable {
   /// Ends clients that are silent for too long, or do not read their replies.
   private func closeSilentClients() {
     let now = Clock.steadyMilliseconds
-    let limit = settings.outputLimit
     loop.forEachConnection { connection in
       guard let owner = unsafe connection.owner, !connection.isClosing else { return }
       let client = unsafe Client(owner)
+      let isSubscriber = client.isSubscriber
+      let limit = settings.outputLimit(ofSubscriber: isSubscriber)
       let pending = connection.pendingOutputBytes
       let stalled = client.stalledMilliseconds(pending: pending, limit: 1, now: now)
       // A client that reads what it asked for is not idle.
       let idle = pending == 0 ? now - client.lastActive : stalled
       if limit.softBytes > 0, pending >= limit.softBytes, stalled / 1000 >= limit.softSeconds {
         closeForOutput(connection, client, pending)
-      } else if settings.timeoutSeconds > 0, idle / 1000 >= settings.timeoutSeconds {
+      } else if settings.timeoutSeconds > 0, !isSubscriber, idle / 1000 >= settings.timeoutSeconds {
         server.log.verbose("closing idle client \(client.id)")
         connection.close()
       }
@@ -316,7 +404,7 @@ final class Worker: @unchecked Sendable {
     var shardsLeft = shardsLeft
     var steps = 0
     while shardsLeft > 0 {
-      if sweep.step(server.store, now: now) { shardsLeft -= 1 }
+      if sweep.step(server.store, now: now, memory) { shardsLeft -= 1 }
       steps += 1
       if steps % Self.sweepStepsPerLook == 0,
         Clock.steadyMicroseconds - start > Self.sweepSliceMicroseconds
@@ -324,6 +412,7 @@ final class Worker: @unchecked Sendable {
         break
       }
     }
+    publishEvents()
     let rest = shardsLeft
     if rest > 0 {
       post { $0.sweepExpired(shardsLeft: rest) }
@@ -358,11 +447,10 @@ final class Worker: @unchecked Sendable {
     isEvicting = limit > 0 && policy != .none && store.memory.pool.usedBytes > limit
     guard isEvicting else { return }
     let now = Timestamp.now
-    let memory = store.memory.copy()
-    defer { memory.free() }
     memory.access = settings.accessTracking(at: now)
     let evicted = memory.eviction.evictedCount
     _ = memory.eviction.makeRoom(for: 0, below: limit, in: store, policy: policy, now: now, memory)
+    publishEvents()
     if memory.eviction.evictedCount > evicted {
       post { $0.evictExcess() }
     } else {

@@ -41,7 +41,8 @@ struct Setting: Sendable {
     /// Words separated by blanks.
     case words(any Property<[String]>)
     case logLevel(any Property<LogLevel>)
-    case outputLimit(any Property<Settings.OutputLimit>)
+    case outputLimits
+    case events
     /// A number of bytes, or a part of something, which is known as a number of bytes.
     case memoryLimit(any Property<Settings.MemoryLimit>)
     /// The same, a part of `maxmemory`.
@@ -96,9 +97,9 @@ struct Setting: Sendable {
       change: .anyTime,
       summary: "Most bytes of an unfinished request; a client above it is closed."),
     Setting(
-      "client-output-buffer-limit", .outputLimit(\.outputLimit), change: .anyTime,
+      "client-output-buffer-limit", .outputLimits, change: .anyTime,
       summary:
-        "`normal HARD SOFT SECONDS`: a client is closed with HARD bytes of unsent replies, or with SOFT when it has read nothing for SECONDS; 0 for no limit."
+        "`CLASS HARD SOFT SECONDS`, for `normal` clients and those of `pubsub`: a client is closed with HARD bytes of unsent replies, or with SOFT when it has read nothing for SECONDS; 0 for no limit."
     ),
     Setting(
       "maxmemory", .memoryLimit(\.maxMemory), change: .anyTime,
@@ -112,6 +113,11 @@ struct Setting: Sendable {
       "maxmemory-clients", .memoryShare(\.maxMemoryClients), change: .anyTime,
       summary:
         "Most memory for the input and output of all clients; `NN%` is a part of maxmemory; clients with most are closed above it; 0 for no limit."
+    ),
+    Setting(
+      "notify-keyspace-events", .events, change: .anyTime,
+      summary:
+        "Which events of keys are published: `K` and `E` for channels of keys and of events, `g` `$` `x` `e` `m` `n` for commands of no type, of strings, expiry, eviction, misses and new keys, `A` for most; empty for none."
     ),
     Setting(
       "lfu-log-factor", .integer(\.lfuLogFactor, 0...1_000_000), change: .anyTime,
@@ -150,7 +156,8 @@ struct Setting: Sendable {
     case .text: "text"
     case .words: "words"
     case .logLevel: "one of \(LogLevel.allCases.map(\.name).joined(separator: ", "))"
-    case .outputLimit: "CLASS HARD SOFT SECONDS"
+    case .events: "some of the letters KEg$lshzxetdmn, A for g$lshzxetd"
+    case .outputLimits: "CLASS HARD SOFT SECONDS"
     case .memoryLimit, .memoryShare:
       "bytes, with k, kb, m, mb, g or gb behind them, or a part from 1% to 100%"
     case .evictionPolicy:
@@ -174,7 +181,10 @@ struct Setting: Sendable {
     case .text(let property): settings[keyPath: property]
     case .words(let property): settings[keyPath: property].joined(separator: " ")
     case .logLevel(let property): settings[keyPath: property].name
-    case .outputLimit(let property): Self.text(settings[keyPath: property])
+    case .events: settings.keyspaceEvents.letters
+    case .outputLimits:
+      "normal \(Self.text(settings.outputLimit)) "
+        + "pubsub \(Self.text(settings.subscriberOutputLimit))"
     // Tools compute with it.
     case .memoryLimit(let property): String(settings[keyPath: property].bytes)
     case .memoryShare(let property):
@@ -186,7 +196,7 @@ struct Setting: Sendable {
   }
 
   private static func text(_ limit: Settings.OutputLimit) -> String {
-    "normal \(limit.hardBytes) \(limit.softBytes) \(limit.softSeconds)"
+    "\(limit.hardBytes) \(limit.softBytes) \(limit.softSeconds)"
   }
 
   /// Reads `text` into `settings`.
@@ -224,8 +234,12 @@ struct Setting: Sendable {
         throw SettingError("argument(s) must be one of the following: \(names)")
       }
       settings[keyPath: property] = level
-    case .outputLimit(let property):
-      settings[keyPath: property] = try Self.outputLimit(text, settings[keyPath: property])
+    case .events:
+      guard let events = KeyspaceEvents(letters: text) else {
+        throw SettingError("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")
+      }
+      settings.keyspaceEvents = events
+    case .outputLimits: try Self.readOutputLimits(text, &settings)
     case .memoryLimit(let property), .memoryShare(let property):
       settings[keyPath: property] = try Self.memoryLimit(text)
     case .evictionPolicy(let property):
@@ -277,16 +291,15 @@ struct Setting: Sendable {
     return Settings.MemoryLimit(bytes: bytes)
   }
 
-  /// `CLASS HARD SOFT SECONDS`, any number of times; the classes of replicas and subscribers are
-  /// read, checked and without effect, since there are none.
-  private static func outputLimit(
-    _ text: String, _ old: Settings.OutputLimit
-  ) throws(SettingError) -> Settings.OutputLimit {
+  /// `CLASS HARD SOFT SECONDS`, any number of times; the class of replicas is read, checked and
+  /// without effect, since there are none.
+  private static func readOutputLimits(
+    _ text: String, _ settings: inout Settings
+  ) throws(SettingError) {
     let words = text.split { $0.isWhitespace }.map(String.init)
     guard !words.isEmpty, words.count % 4 == 0 else {
       throw SettingError("Wrong number of arguments in buffer limit configuration.")
     }
-    var limit = old
     for start in stride(from: 0, to: words.count, by: 4) {
       let name = words[start].lowercased()
       guard ["normal", "slave", "replica", "pubsub"].contains(name) else {
@@ -298,13 +311,10 @@ struct Setting: Sendable {
         throw SettingError(
           "Error in hard, soft or soft_seconds setting in buffer limit configuration.")
       }
-      if name == "normal" {
-        limit.hardBytes = hard
-        limit.softBytes = soft
-        limit.softSeconds = seconds
-      }
+      let limit = Settings.OutputLimit(hardBytes: hard, softBytes: soft, softSeconds: seconds)
+      if name == "normal" { settings.outputLimit = limit }
+      if name == "pubsub" { settings.subscriberOutputLimit = limit }
     }
-    return limit
   }
 }
 

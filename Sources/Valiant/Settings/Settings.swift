@@ -33,6 +33,9 @@ public struct Settings: Sendable, Equatable {
   public var queryBufferMaxBytes = 1 << 30
   /// Most unsent output of a client.
   public var outputLimit = OutputLimit()
+  /// The same for a client that listens to channels.
+  public var subscriberOutputLimit = OutputLimit(
+    hardBytes: 32 << 20, softBytes: 8 << 20, softSeconds: 60)
   /// Most memory that keys and values may take; see `evictionPolicy` for what happens then.
   public var maxMemory = MemoryLimit()
   /// Which keys go when `maxMemory` is reached.
@@ -43,12 +46,19 @@ public struct Settings: Sendable, Equatable {
   var lfuLogFactor = 10
   /// Minutes in which a counter of the LFU policies loses one, 0...1,000,000; 0 for never.
   var lfuDecayMinutes = 1
+  /// Which events of keys are published.
+  var keyspaceEvents: KeyspaceEvents = []
   /// Events below this level are not logged.
   var logLevel = LogLevel.notice
   /// Whether anything is logged to standard error. The program logs; an embedded server need not.
   public var logsToStandardError = false
 
   public init() {}
+
+  /// The limit that holds for a client.
+  func outputLimit(ofSubscriber isSubscriber: Bool) -> OutputLimit {
+    isSubscriber ? subscriberOutputLimit : outputLimit
+  }
 
   /// Most bytes that the buffers of all clients together may take; `Int.max` for no limit.
   var clientBytesMax: Int {
@@ -103,5 +113,12 @@ public struct Settings: Sendable, Equatable {
     public var softSeconds = 60
 
     public init() {}
+
+    /// - Parameters: 0 for no limit.
+    public init(hardBytes: Int, softBytes: Int, softSeconds: Int) {
+      self.hardBytes = hardBytes
+      self.softBytes = softBytes
+      self.softSeconds = softSeconds
+    }
   }
 }

@@ -32,12 +32,10 @@ enum KeyChange: Sendable {
 /// Invariant: `state` is initialised from `init` to `free`, and its `tables` has as many places as
 /// the store has shards. The table of a shard is touched only by who holds the shard's lock.
 @safe struct KeyObservers: Sendable {
-  /// What is called when a key expires or is evicted, under the lock of its shard.
-  typealias RemovalListener = @Sendable (KeyChange, Bytes, _ database: Int) -> Void
-
-  @safe private struct State {
+  @safe private struct State: ~Copyable {
     let tables: UnsafeMutablePointer<Table?>
-    var listener: RemovalListener?
+    /// How many want to hear of keys that go by themselves.
+    let listenerCount = Atomic<Int>(0)
   }
 
   /// The keys of one shard that somebody watches.
@@ -47,14 +45,14 @@ enum KeyChange: Sendable {
     var counts = [Int](repeating: 0, count: Store.databaseCount)
   }
 
-  // SAFETY: see the invariant; the listener is set before there are other threads.
+  // SAFETY: see the invariant.
   nonisolated(unsafe) private let state: UnsafeMutablePointer<State>
 
   init() {
     let tables = UnsafeMutablePointer<Table?>.allocate(capacity: Store.shardCount)
     unsafe tables.initialize(repeating: nil, count: Store.shardCount)
     unsafe state = .allocate(capacity: 1)
-    unsafe state.initialize(to: State(tables: tables, listener: nil))
+    unsafe state.initialize(to: State(tables: tables))
   }
 
   func free() {
@@ -64,10 +62,11 @@ enum KeyChange: Sendable {
     unsafe state.deallocate()
   }
 
-  /// Has `listener` called when keys expire or are evicted, in keyspaces that are told so. Before
-  /// there are other threads.
-  func setListener(_ listener: @escaping RemovalListener) {
-    unsafe state.pointee.listener = listener
+  /// Counts one more or one less who wants to hear of keys that go by themselves.
+  ///
+  /// - Returns: Whether there is anybody.
+  func changeListeners(by difference: Int) -> Bool {
+    unsafe state.pointee.listenerCount.wrappingAdd(difference, ordering: .relaxed).newValue > 0
   }
 
   private static func shard(_ hash: UInt64) -> Int {
@@ -104,15 +103,10 @@ enum KeyChange: Sendable {
   // MARK: Changes, under the same lock
 
   /// Tells of a change of one key.
-  func note(_ change: KeyChange, _ key: Bytes, hash: UInt64, database: Int, _ kinds: Kinds) {
-    if kinds.contains(.watcher), let table = unsafe state.pointee.tables[Self.shard(hash)] {
-      let watched = ObservedKey(database: database, key: key.array)
-      for flag in table.flags[watched] ?? [] { flag.raise() }
-    }
-    if kinds.contains(.listener), change != .commanded, let listener = unsafe state.pointee.listener
-    {
-      listener(change, key, database)
-    }
+  func note(_ key: Bytes, hash: UInt64, database: Int) {
+    guard let table = unsafe state.pointee.tables[Self.shard(hash)] else { return }
+    let watched = ObservedKey(database: database, key: key.array)
+    for flag in table.flags[watched] ?? [] { flag.raise() }
   }
 
   /// Tells that all keys of a database are about to change in one shard.
@@ -131,7 +125,7 @@ enum KeyChange: Sendable {
 
     /// Somebody watches one of its keys.
     static let watcher = Kinds(rawValue: 1)
-    /// The listener wants to hear of expiry and eviction.
+    /// Somebody wants to hear of expiry and eviction; see `StorageContext.listener`.
     static let listener = Kinds(rawValue: 2)
   }
 }

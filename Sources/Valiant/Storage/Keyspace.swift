@@ -61,7 +61,12 @@ struct Keyspace: ~Copyable {
   private func tell(
     _ change: KeyChange, _ key: Bytes, _ hash: UInt64, _ memory: StorageContext
   ) {
-    memory.observers.note(change, key, hash: hash, database: Int(database), observers)
+    if observers.contains(.watcher) {
+      memory.observers.note(key, hash: hash, database: Int(database))
+    }
+    if observers.contains(.listener), change != .commanded {
+      memory.listener?(change, key, Int(database))
+    }
   }
 
   /// Exchanges all keys with another keyspace of the same shard. O(1).
@@ -407,6 +412,8 @@ struct Keyspace: ~Copyable {
   /// O(1) for a string that was edited before and does not become longer, nor is on its way to a
   /// client; else O(count), but for long ones that grow in place.
   ///
+  /// Whoever edits says so by `noteEdit` if anything is different afterwards.
+  ///
   /// - Returns: Nil when there was no memory, and nothing has changed.
   mutating func edit<Result>(
     _ key: Bytes, hash: UInt64, count: Int, now: Timestamp, _ memory: StorageContext,
@@ -422,8 +429,12 @@ struct Keyspace: ~Copyable {
     }
     let entry = position.entry
     entry.access = memory.access.used(entry.access)
-    note(.commanded, key, hash: hash, memory)
     return body(entry.mutableValue)
+  }
+
+  /// Tells those who want to know that `key` has been edited.
+  func noteEdit(_ key: Bytes, hash: UInt64, _ memory: StorageContext) {
+    note(.commanded, key, hash: hash, memory)
   }
 
   private mutating func addEditable(

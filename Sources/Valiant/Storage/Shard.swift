@@ -223,6 +223,11 @@ import Glibc
     unsafe pointer.pointee.edit(key, hash: hash, count: count, now: now, memory, body)
   }
 
+  /// See `Keyspace.noteEdit`.
+  func noteEdit(_ key: Bytes, hash: UInt64, _ memory: StorageContext) {
+    unsafe pointer.pointee.noteEdit(key, hash: hash, memory)
+  }
+
   /// See `Keyspace.remove`.
   func remove(
     _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext

@@ -13,7 +13,11 @@
     let eviction: Eviction
     let observers: KeyObservers
     var access: AccessTracking
+    var listener: RemovalListener?
   }
+
+  /// Hears of keys that go by themselves, under the lock of their shard.
+  typealias RemovalListener = (KeyChange, Bytes, _ database: Int) -> Void
 
   // SAFETY: see the invariant.
   nonisolated(unsafe) private let state: UnsafeMutablePointer<State>
@@ -32,6 +36,12 @@
 
   /// The same store with an `access` of its own, for who notes uses differently; ended by `free`.
   func copy() -> StorageContext { unsafe StorageContext(state.pointee) }
+
+  /// Who hears of keys that go while this copy is used, in keyspaces that are told to tell.
+  var listener: RemovalListener? {
+    get { unsafe state.pointee.listener }
+    nonmutating set { unsafe state.pointee.listener = newValue }
+  }
 
   /// Ends a copy.
   func free() {

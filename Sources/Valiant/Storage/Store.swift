@@ -366,6 +366,26 @@ import Synchronization
     if !isLocked { unlockAll() }
   }
 
+  /// Has all keyspaces tell of keys that expire or are evicted as long as anybody wants to hear it.
+  ///
+  /// - Parameter difference: 1 for one more who does, -1 for one less.
+  func changeListeners(by difference: Int) {
+    let isWanted = memory.observers.changeListeners(by: difference)
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      shard.withLock {
+        for database in 0..<Self.databaseCount {
+          guard let keyspace = shard.keyspaceIfUsed(database) else { continue }
+          if isWanted {
+            keyspace.insertObserver(.listener)
+          } else {
+            keyspace.removeObserver(.listener)
+          }
+        }
+      }
+    }
+  }
+
   /// Tells those who watch keys of a database that all of them change which are in `keyspaces`.
   private func noteAll(_ shard: Int, _ database: Int, in keyspaces: [KeyspaceReference]) {
     guard keyspaces.contains(where: { !$0.observers.isEmpty }) else { return }

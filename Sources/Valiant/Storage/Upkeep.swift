@@ -45,12 +45,12 @@ struct ExpirySweep {
   /// shard when there is nothing due in this one.
   ///
   /// - Returns: Whether the shard was left.
-  mutating func step(_ store: Store, now: Timestamp) -> Bool {
+  mutating func step(_ store: Store, now: Timestamp, _ memory: StorageContext) -> Bool {
     let shard = store.shard(turns.shard)
     let isLeft = shard.withLock {
       while database < Store.databaseCount {
         if let keyspace = shard.keyspaceIfUsed(database), keyspace.isWorthWalk(at: now) {
-          let step = keyspace.sweepSegment(now: now, store.memory)
+          let step = keyspace.sweepSegment(now: now, memory)
           removedCount += step.removed
           if step.isAtEnd { database += 1 }
           return database == Store.databaseCount

@@ -3,7 +3,15 @@
 /// An unclosed `[` reaches to the end of the pattern, as clients of Redis expect. Backtracks only
 /// to the last `*`, so the worst case is O(pattern × text), never exponential.
 enum GlobPattern {
+  /// Whether a pattern lets every key pass, the empty one as well: KEYS and SCAN do not look at keys
+  /// then.
+  static func isEverything(_ pattern: Bytes) -> Bool {
+    pattern.count == 1 && pattern[0] == UInt8(ascii: "*")
+  }
+
   static func matches(_ pattern: Bytes, _ text: Bytes, ignoringCase: Bool = false) -> Bool {
+    // As in Redis: only the empty pattern fits no text, not even `*` does.
+    if text.isEmpty { return pattern.isEmpty }
     var patternIndex = 0
     var textIndex = 0
     var star: (pattern: Int, text: Int)?

@@ -126,12 +126,7 @@
       self = other.take()
       return
     }
-    if sentBytes > bytes.count / 2 {
-      let dropped = sentBytes
-      bytes.removeFirst(dropped)
-      sentBytes = 0
-      attachments = attachments.map { $0.moved(by: -dropped) }
-    }
+    dropSent()
     let start = bytes.count - other.sentBytes
     bytes.append(other.bytes.bytes.dropFirst(other.sentBytes))
     if attachments.isEmpty { sentOfFirst = other.sentOfFirst }
@@ -139,6 +134,21 @@
     attachedBytes += other.attachedBytes
     other.attachments = []
     other.reset()
+  }
+
+  /// Appends bytes to what may be sent in part.
+  mutating func append(_ more: Bytes) {
+    dropSent()
+    bytes.append(more)
+  }
+
+  /// Gives the room of what is sent back once it is more than half.
+  private mutating func dropSent() {
+    if sentBytes <= bytes.count / 2 { return }
+    let dropped = sentBytes
+    bytes.removeFirst(dropped)
+    sentBytes = 0
+    attachments = attachments.map { $0.moved(by: -dropped) }
   }
 
   private static let movedBytesMin = 16 * 1024
