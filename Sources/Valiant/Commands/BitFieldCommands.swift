@@ -91,10 +91,8 @@ enum BitFieldCommands: CommandFamily {
       1, count: (writtenBits + 7) / 8,
       isChange: { results, hasGrown in
         results.contains { $0.isWritten && ($0.isDifferent || hasGrown) }
-      }
-    ) { bytes in
-      steps.map { run($0, bytes) }
-    }
+      },
+      { bytes in steps.map { run($0, bytes) } })
     context.reply.array(results.count)
     for result in results {
       if let result = result.number { context.reply.integer(result) } else { context.reply.null() }

@@ -34,9 +34,8 @@ enum BitmapCommands: CommandFamily {
     else { throw .bitValue }
     let bit = Int(argument[0] & 1)
     context.reply.integer(
-      try context.edit(1, count: offset >> 3 + 1, isChange: { $0 != bit || $1 }) {
-        $0.setBit(offset, bit)
-      })
+      try context.edit(
+        1, count: offset >> 3 + 1, isChange: { $0 != bit || $1 }, { $0.setBit(offset, bit) }))
   }
 
   private static func getBit(_ context: inout CommandContext) throws(CommandError) {

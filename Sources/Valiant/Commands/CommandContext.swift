@@ -26,7 +26,7 @@
   /// The place among the commands of the transaction that runs; nil when none does.
   private var transactionIndex: Int?
   /// Whether room has been made for what the command asked for.
-  fileprivate(set) var hasRoom = false
+  var hasRoom = false
   private var accessMilliseconds = Int.min / 2
   private var settingsGeneration = -1
   fileprivate var hashes = KeyHashes()
@@ -36,7 +36,7 @@
   /// What has happened to keys, which is published in the end.
   private let events = PendingEvents()
   /// Whether anything of that is published at all.
-  private var isTelling = false
+  private(set) var isTelling = false
   /// Messages that are to be delivered, by the loop.
   private var publications: [Int: [Publication]] = [:]
 
@@ -127,14 +127,24 @@
   /// The same for who takes any other type for no value at all.
   @inline(__always)
   func stringIfAny(_ index: Int) -> Value? {
+    let value = stringUntold(index)
+    if value == nil, isTelling { tell(.miss, index) }
+    return value
+  }
+
+  /// The same for when nothing is told: to tell, even of what is missing only, would cost GET thirty
+  /// instructions.
+  @inline(__always)
+  func stringUntold(_ index: Int) -> Value? {
     let key = key(index)
     guard let value = key.keyspace.use(key.bytes, hash: key.hash, now: now, memory) else {
-      didMiss(index)
+      statistics.keyspaceMisses.add()
       return nil
     }
     statistics.keyspaceHits.add()
     return value
   }
+
 
   private func didMiss(_ index: Int, tells: Bool = true) {
     statistics.keyspaceMisses.add()
@@ -729,7 +739,6 @@
   mutating func begin(_ row: UnsafePointer<CommandTable.Row>, _ request: Request) {
     unsafe self.row = row
     self.request = request
-    hasRoom = false
   }
 
   @inline(__always)

@@ -527,6 +527,7 @@
     if context.isLimited, unsafe command.pointee.needsMemory {
       unsafe context.begin(command, request)
       try context.makeRoom(forCommand: request.byteCount)
+      context.hasRoom = false
     }
     guard client.queue(request, row: unsafe command.pointee.index) else {
       throw .transactionTooLong
@@ -684,6 +685,7 @@
     if case .needsRoom(let bytes) = error {
       do throws(CommandError) {
         try context.makeRoom(forCommand: bytes)
+        defer { context.hasRoom = false }
         return try unsafe runLocked(command, request, hash)
       } catch let second {
         error = second

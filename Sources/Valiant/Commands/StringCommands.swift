@@ -91,6 +91,13 @@ enum StringCommands: CommandFamily {
 
   @inline(__always)
   private static func get(_ context: inout CommandContext) throws(CommandError) {
+    if context.isTelling { return try getAndTell(&context) }
+    guard let value = context.stringUntold(1) else { return context.reply.null() }
+    context.reply.bulkString(value)
+  }
+
+  @inline(never)
+  private static func getAndTell(_ context: inout CommandContext) throws(CommandError) {
     guard let value = try context.string(1) else { return context.reply.null() }
     context.reply.bulkString(value)
   }
