@@ -157,6 +157,18 @@ def some(*parts, least: int = 1, most: int = 4) -> Callable[[], list]:
 CONDITIONS = one_of(b"NX", b"XX", b"GT", b"LT", b"nx", b"BOGUS")
 conditions = some(CONDITIONS, least=0, most=2)
 
+def elements() -> list[bytes]:
+    """Elements of a HyperLogLog: a few, or so many that its form changes."""
+    return [b"%d" % chance.randint(0, 100_000) for _ in range(chance.choice([0, 1, 1, 3, 20, 700]))]
+
+
+def log() -> bytes:
+    """A HyperLogLog that is whole or not."""
+    # So long that its encoding does not depend on whether somebody has counted.
+    start = chance.choice([b"HYLL\x01", b"HYLL\x01", b"HYLL\x01", b"HYLL\x02", b"HYLL\x00", b"hyll\x01"]) + bytes(11 + 40)
+    return start + chance.choice([b"\x7f\xd7", b"\x7f\xd6\x80", b"\x7f\xd6", b"", b"\x7f\xd7\x00", b"\x8b\x8b\x7f\xcf"])
+
+
 def lcs_option() -> list:
     return chance.choice([["LEN"], ["idx"], ["WITHMATCHLEN"], ["MINMATCHLEN", integer], ["MINMATCHLEN", b"2"], ["bogus"]])
 
@@ -234,6 +246,11 @@ GRAMMAR = [
     ["BITFIELD_RO", key, some(["GET", encoding, field_offset])],
     ["BITFIELD_RO", key, field_step],
     ["OBJECT", "ENCODING", key],
+    ["PFADD", key, elements],
+    ["PFADD", key, elements],
+    ["PFCOUNT", some(key, most=2)],
+    ["PFMERGE", key, some(key, least=0)],
+    ["SET", key, log],
     ["LCS", key, key],
     ["LCS", key, key, lcs_option],
     ["LCS", key, key, "IDX", some(lcs_option, least=0, most=2)],

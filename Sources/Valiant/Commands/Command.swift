@@ -187,7 +187,7 @@ struct Command: Sendable {
 
   /// What a command is about; gives its group in the documentation and its ACL category.
   enum Category: String, Sendable {
-    case string, bitmap, keyspace, pubsub, transaction, connection, server
+    case string, bitmap, hyperloglog, keyspace, pubsub, transaction, connection, server
 
     /// The group as COMMAND DOCS calls it.
     var group: String {
@@ -208,6 +208,7 @@ struct Command: Sendable {
       ("@write", flags.contains(.write)),
       ("@string", category == .string),
       ("@bitmap", category == .bitmap),
+      ("@hyperloglog", category == .hyperloglog),
       ("@pubsub", category == .pubsub),
       ("@admin", flags.contains(.admin)),
       ("@fast", flags.contains(.fast)),

@@ -224,11 +224,16 @@
   /// Sets the key that argument `index` names to a value that was made for it.
   ///
   /// - Throws: `outOfMemory`; then nothing has changed.
-  func set(_ index: Int, toText bytes: Bytes, deadline: Timestamp?) throws(CommandError) {
+  ///
+  /// - Parameter isEdited: Whether it will be changed in part.
+  func set(
+    _ index: Int, toText bytes: Bytes, isEdited: Bool = false, deadline: Timestamp?
+  ) throws(CommandError) {
     try telling(index) { () throws(CommandError) in
       let key = key(index)
       let isSet = key.keyspace.set(
-        key.bytes, hash: key.hash, toText: bytes, deadline: deadline, now: now, memory)
+        key.bytes, hash: key.hash, toText: bytes, isEdited: isEdited, deadline: deadline, now: now,
+        memory)
       if !isSet { throw .outOfMemory }
     }
   }
@@ -292,11 +297,13 @@
   /// Lends the bytes of the string that argument `index` is the key of to be changed; see
   /// `Keyspace.edit`.
   ///
-  /// - Parameter isChange: Whether that counts as a change, by what `body` returns and whether the
-  ///   string has become longer.
+  /// - Parameters:
+  ///   - tells: Whether the change is published.
+  ///   - isChange: Whether that counts as a change, by what `body` returns and whether the
+  ///     string has become longer.
   /// - Throws: `wrongType`, `tooLong`, `needsRoom`, `outOfMemory`; then nothing has changed.
   func edit<Result>(
-    _ index: Int, count: Int,
+    _ index: Int, count: Int, tells: Bool = true,
     isChange: (Result, _ hasGrown: Bool) -> Bool = { _, _ in true },
     _ body: (MutableBytes) -> Result
   ) throws(CommandError) -> Result {
@@ -317,7 +324,7 @@
     if isNew { tell(.new, index) }
     if isChange(result, count > old) {
       key.keyspace.noteEdit(key.bytes, hash: key.hash, memory)
-      if isTelling { tellSet(key.bytes.array, isNew: false) }
+      if isTelling, tells { tellSet(key.bytes.array, isNew: false) }
     }
     return result
   }

@@ -24,6 +24,8 @@ enum CommandError: Error {
   case invalidIdleTime
   case invalidFrequency
   case badPayload
+  case notAHyperLogLog
+  case corruptHyperLogLog
   case onlyWhileSubscribed(String)
   case nestedTransaction
   case noTransaction(String)
@@ -154,6 +156,8 @@ enum CommandError: Error {
     case .onlyWhileSubscribed(let command):
       "ERR Can't execute '\(command)': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / "
         + "RESET are allowed in this context"
+    case .notAHyperLogLog: "WRONGTYPE Key is not a valid HyperLogLog string value."
+    case .corruptHyperLogLog: "INVALIDOBJ Corrupted HLL object detected"
     case .aboveMemoryMax, .needsRoom: "OOM command not allowed when used memory > 'maxmemory'."
     case .frequencyNotTracked:
       "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note "

@@ -17,7 +17,7 @@
   static let shared = CommandTable(families: [
     StringCommands.self, NumberCommands.self, SubsequenceCommands.self, BitmapCommands.self,
     BitFieldCommands.self,
-    KeyCommands.self, ExpiryCommands.self, ScanCommands.self, MoveCommands.self,
+    HyperLogLogCommands.self, KeyCommands.self, ExpiryCommands.self, ScanCommands.self, MoveCommands.self,
     SerializationCommands.self, ObjectCommands.self, MemoryCommands.self,
     TransactionCommands.self, PubSubCommands.self,
     ConnectionCommands.self, ClientCommands.self,

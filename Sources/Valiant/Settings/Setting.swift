@@ -115,6 +115,9 @@ struct Setting: Sendable {
         "Most memory for the input and output of all clients; `NN%` is a part of maxmemory; clients with most are closed above it; 0 for no limit."
     ),
     Setting(
+      "hll-sparse-max-bytes", .integer(\.hyperLogLogSparseMaxBytes, 0...16_384), change: .anyTime,
+      summary: "Bytes above which a HyperLogLog takes its full twelve kilobytes."),
+    Setting(
       "notify-keyspace-events", .events, change: .anyTime,
       summary:
         "Which events of keys are published: `K` and `E` for channels of keys and of events, `g` `$` `x` `e` `m` `n` for commands of no type, of strings, expiry, eviction, misses and new keys, `A` for most; empty for none."

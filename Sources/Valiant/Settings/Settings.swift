@@ -46,6 +46,8 @@ public struct Settings: Sendable, Equatable {
   var lfuLogFactor = 10
   /// Minutes in which a counter of the LFU policies loses one, 0...1,000,000; 0 for never.
   var lfuDecayMinutes = 1
+  /// Bytes above which a HyperLogLog gets six bits for each register, 0...16,384.
+  var hyperLogLogSparseMaxBytes = 3000
   /// Which events of keys are published.
   var keyspaceEvents: KeyspaceEvents = []
   /// Events below this level are not logged.
