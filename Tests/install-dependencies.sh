@@ -7,7 +7,7 @@ packages=
 for purpose in "$@"; do
   case $purpose in
     build) packages="$packages libuv1-dev liblzf-dev pkg-config" ;;
-    test) packages="$packages redis-server redis-tools libfaketime netcat-openbsd iproute2 valgrind python3 python3-venv" ;;
+    test) packages="$packages redis-server redis-tools libhiredis-dev gcc libc6-dev libfaketime netcat-openbsd iproute2 valgrind python3 python3-venv" ;;
     bench) packages="$packages redis-server redis-tools valgrind python3 gcc libc6-dev" ;;
     package) packages="$packages bash-completion build-essential debhelper dpkg-dev lintian piuparts systemd-container debootstrap" ;;
     *) printf 'unknown purpose: %s\n' "$purpose" >&2; exit 2 ;;

@@ -96,6 +96,88 @@ def pipeline(client):
     assert client.delete(key("a")) == 1
 
 
+def transactions(client):
+    with client.pipeline() as batch:  # MULTI and EXEC
+        assert batch.set(key("a"), 1).incr(key("a")).get(key("a")).execute() == [True, 2, b"2"]
+        batch.watch(key("a"))
+        client.set(key("a"), 5)
+        batch.multi()
+        batch.set(key("a"), 6)
+        try:
+            batch.execute()
+        except redis.WatchError:
+            pass
+        else:
+            raise AssertionError("a watched key has changed, and nobody was told")
+
+    def add_one(batch):
+        value = int(batch.get(key("a")))
+        batch.multi()
+        batch.set(key("a"), value + 1)
+
+    assert client.transaction(add_one, key("a")) == [True]
+    assert client.getdel(key("a")) == b"6"
+
+
+def messages(client):
+    listener = client.pubsub(ignore_subscribe_messages=True)
+    heard = []
+    listener.subscribe(**{key("news"): lambda message: heard.append(message["data"])})
+    listener.psubscribe(**{key("n?ws"): lambda message: heard.append((message["channel"], message["data"]))})
+    thread = listener.run_in_thread(sleep_time=0.01)
+    end = time.monotonic() + 10
+    while client.publish(key("news"), "hello") < 2:
+        assert time.monotonic() < end, "nobody listens"
+    while len(heard) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    thread.stop()
+    thread.join()
+    assert heard[-2:] == [b"hello", (key("news").encode(), b"hello")], heard
+    assert client.pubsub_numsub(key("news"))[0][1] == 0
+
+
+def walks(client):
+    names = {key(f"walk:{number}").encode() for number in range(2500)}
+    client.mset({name: b"" for name in names})
+    assert set(client.scan_iter(match=key("walk:*"))) == names
+    assert set(client.scan_iter(match=key("walk:*"), count=1000, _type="string")) == names
+    assert set(client.keys(key("walk:*"))) == names
+    assert client.randomkey() is not None
+    assert client.unlink(*names) == len(names)
+
+
+def strings_and_bits(client):
+    assert client.append(key("a"), "foobar") == 6
+    assert client.setrange(key("a"), 3, "BAR") == 6 and client.getrange(key("a"), 2, 4) == b"oBA"
+    assert client.setbit(key("b"), 7, 1) == 0 and client.bitcount(key("b")) == 1 and client.bitpos(key("b"), 1) == 7
+    assert client.bitop("OR", key("c"), key("a"), key("b")) == 6
+    assert client.bitfield(key("d")).set("u8", "#1", 200).incrby("u8", "#1", 100, "SAT").execute() == [0, 255]
+    assert client.incrbyfloat(key("e"), 0.5) == 0.5
+    assert client.rename(key("a"), key("f")) is True and client.copy(key("f"), key("g")) in (True, 1)
+    assert client.restore(key("h"), 0, client.dump(key("f"))) == b"OK" and client.get(key("h")) == b"fooBAR"
+    assert client.pfadd(key("l"), *range(1000)) == 1 and abs(client.pfcount(key("l")) - 1000) < 50
+    assert client.expire(key("h"), 100, nx=True) in (True, 1) and client.persist(key("h")) in (True, 1)
+    assert client.lcs(key("f"), key("g")) == b"fooBAR"
+    assert client.delete(*(key(name) for name in "bcdefghl")) == 8
+
+
+def a_cluster_of_one_node(client):
+    cluster = redis.RedisCluster(HOST, PORT)
+    for number in range(100):
+        assert cluster.set(key(f"cluster:{number}"), number) is True
+    assert [cluster.get(key(f"cluster:{number}")) for number in range(100)] == [b"%d" % number for number in range(100)]
+    assert sum(cluster.delete(key(f"cluster:{number}")) for number in range(100)) == 100
+    cluster.close()
+
+
+def a_lock_is_taken_once(client):
+    # It is given back by a script, which the server does not know yet: here it ends by itself.
+    lock = client.lock(key("lock"), timeout=0.3)
+    assert lock.acquire(blocking=False) is True and lock.locked() is True
+    assert client.lock(key("lock")).acquire(blocking=False) is False
+    assert client.lock(key("lock"), timeout=0.1).acquire(blocking_timeout=5) is True
+
+
 def clients(client):
     with client.client() as one:  # a connection of its own: names belong to connections
         assert one.client_setname("redis-py") is True
@@ -161,7 +243,8 @@ def eight_threads_on_a_pool(client):
     assert not problems, problems
 
 
-CHECKS = [set_get_delete, options_of_set, expiry, binary_values, a_value_of_one_mebibyte, pipeline, clients, server,
+CHECKS = [set_get_delete, options_of_set, expiry, binary_values, a_value_of_one_mebibyte, pipeline, transactions,
+          messages, walks, strings_and_bits, a_cluster_of_one_node, a_lock_is_taken_once, clients, server,
           errors, eight_threads_on_a_pool]
 PROTOCOLS = {"default": {}, "RESP2": {"protocol": 2}, "RESP3": {"protocol": 3}}
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh BINARY: client libraries against the real server. They live in a virtual environment, .build-python, which is
+# run.sh BINARY: client libraries and redis-cli against the real server. Those in Python live in a virtual environment, .build-python, which is
 # made when it is missing; with neither the package registry nor an installed library the test is skipped and says why.
 set -eu
 binary=$(realpath "$1")
@@ -23,8 +23,14 @@ if ! can_import "$python" && ! install >"$scratch/install" 2>&1; then
 fi
 
 start "$binary" --port 0
+timeout 300 ./redis_cli.sh "$HOST" "$PORT" >"$scratch/cli" 2>&1 ||
+  printf 'not ok - redis_cli.sh ends with status %d\n' $? >>"$scratch/cli"
+gcc -std=c11 -O1 -Wall -Wextra -Werror -o "$scratch/hiredis" hiredis.c -lhiredis
+timeout 60 "$scratch/hiredis" "$HOST" "$PORT" >"$scratch/hiredis.output" ||
+  printf 'not ok - hiredis ends with status %d\n' $? >>"$scratch/hiredis.output"
 status=0
 timeout 300 "$python" -u redis_py.py "$HOST" "$PORT" >"$scratch/output" 2>&1 || status=$?
+cat "$scratch/cli" "$scratch/hiredis.output" >>"$scratch/output"
 cat "$scratch/output"
 passed=$(grep -c '^ok - ' "$scratch/output" || [ $? -eq 1 ])
 failed=$(grep -c '^not ok - ' "$scratch/output" || [ $? -eq 1 ])

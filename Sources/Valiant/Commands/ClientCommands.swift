@@ -46,6 +46,20 @@ enum ClientCommands: CommandFamily {
           "CLIENT REPLY <ON|OFF|SKIP>", arity: 3, flags: everywhere,
           summary: "Instructs the server whether to reply to commands.", since: "3.2.0",
           handler: reply),
+        Command(
+          "CLIENT NO-TOUCH <ON|OFF>", arity: 3, flags: everywhere,
+          summary: "Controls whether commands sent by the client affect the LRU/LFU of keys.",
+          since: "7.2.0", handler: noTouch),
+        Command(
+          "CLIENT UNBLOCK client-id [TIMEOUT|ERROR]", arity: -3, flags: forOperators,
+          summary: "Unblocks a client blocked by a blocking command from a different connection.",
+          since: "5.0.0", handler: unblock),
+        Command(
+          "CLIENT GETREDIR", arity: 2, flags: everywhere,
+          summary:
+            "Returns the client ID to which the connection's tracking notifications are redirected.",
+          since: "6.0.0",
+          handler: { context throws(CommandError) in context.reply.integer(-1) }),
         .help("CLIENT", since: "5.0.0"),
       ])
   ]
@@ -150,6 +164,7 @@ enum ClientCommands: CommandFamily {
     let command = client.lastCommand < 0 ? "NULL" : CommandTable.shared[client.lastCommand].name
     var flags = client.isNoEvict ? "e" : ""
     if client.queuedCount >= 0 { flags += "x" }
+    if client.isNoTouch { flags += "T" }
     if client.isSubscriber { flags += "P" }
     if client.address.isUnix { flags += "U" }
     let fields: [(String, String)] = [
@@ -262,6 +277,26 @@ enum ClientCommands: CommandFamily {
     guard mode.equalsIgnoringCase("ON") || mode.equalsIgnoringCase("OFF") else { throw .syntax }
     context.client.isNoEvict = mode.equalsIgnoringCase("ON")
     context.reply.ok()
+  }
+
+  private static func noTouch(_ context: inout CommandContext) throws(CommandError) {
+    let mode = context.request[2]
+    guard mode.equalsIgnoringCase("ON") || mode.equalsIgnoringCase("OFF") else { throw .syntax }
+    context.client.isNoTouch = mode.equalsIgnoringCase("ON")
+    context.renewAccess()
+    context.reply.ok()
+  }
+
+  /// No command blocks yet.
+  private static func unblock(_ context: inout CommandContext) throws(CommandError) {
+    _ = try context.integer(2)
+    if context.request.count > 3 {
+      let reason = context.request[3]
+      guard context.request.count == 4,
+        reason.equalsIgnoringCase("TIMEOUT") || reason.equalsIgnoringCase("ERROR")
+      else { throw .unblockReason }
+    }
+    context.reply.integer(0)
   }
 
   /// OFF and SKIP answer nothing themselves: the dispatcher drops replies by the client's flags.

@@ -121,6 +121,8 @@ struct Command: Sendable {
 
     /// Runs at once where others are queued for EXEC.
     static let unqueued = Flags(rawValue: 1 << 13)
+    /// Not allowed while data is being loaded beside what is served.
+    static let noAsyncLoading = Flags(rawValue: 1 << 17)
     /// About messages.
     static let pubsub = Flags(rawValue: 1 << 15)
     /// Allowed in RESP2 while the client listens to channels.
@@ -134,7 +136,7 @@ struct Command: Sendable {
       (.pubsub, "pubsub"), (.noscript, "noscript"), (.loading, "loading"), (.stale, "stale"),
       (.fast, "fast"),
       (.skipSlowlog, "skip_slowlog"), (.noAuth, "no_auth"), (.noMulti, "no_multi"),
-      (.allowBusy, "allow_busy"),
+      (.noAsyncLoading, "no_async_loading"), (.allowBusy, "allow_busy"),
     ]
   }
 
@@ -187,7 +189,7 @@ struct Command: Sendable {
 
   /// What a command is about; gives its group in the documentation and its ACL category.
   enum Category: String, Sendable {
-    case string, bitmap, hyperloglog, keyspace, pubsub, transaction, connection, server
+    case string, bitmap, hyperloglog, keyspace, pubsub, transaction, connection, server, cluster
 
     /// The group as COMMAND DOCS calls it.
     var group: String {

@@ -37,6 +37,8 @@
   private let events = PendingEvents()
   /// Whether anything of that is published at all.
   private(set) var isTelling = false
+  /// Whether uses of keys are not noted, as the client wants it.
+  private(set) var leavesAlone = false
   /// Messages that are to be delivered, by the loop.
   private var publications: [Int: [Publication]] = [:]
 
@@ -144,7 +146,6 @@
     statistics.keyspaceHits.add()
     return value
   }
-
 
   private func didMiss(_ index: Int, tells: Bool = true) {
     statistics.keyspaceMisses.add()
@@ -466,6 +467,17 @@
     publications.removeAll(keepingCapacity: true)
   }
 
+  /// Has uses of keys noted, though the client does not want that, until the next command.
+  func noteUses() {
+    if leavesAlone { memory.access = settings.accessTracking(at: now) }
+  }
+
+  /// Has them noted as the client wants it.
+  @inline(__always)
+  mutating func adoptClient() {
+    if client.flags.contains(.noTouch) != leavesAlone { renewAccess() }
+  }
+
   // MARK: All keys
 
   /// Calls `body` with what each shard holds of the client's database, under the shard's lock.
@@ -569,6 +581,8 @@
     accessMilliseconds = now.milliseconds / 1000 * 1000
     memoryMax = settings.maxMemory.bytes == 0 ? Int.max : settings.maxMemory.bytes
     memory.access = settings.accessTracking(at: now)
+    leavesAlone = client.flags.contains(.noTouch)
+    if leavesAlone { memory.access = memory.access.leavingAlone }
     events.wanted = settings.keyspaceEvents.effective
     isTelling = !events.wanted.isEmpty
   }

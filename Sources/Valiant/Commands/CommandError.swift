@@ -24,6 +24,11 @@ enum CommandError: Error {
   case invalidIdleTime
   case invalidFrequency
   case badPayload
+  case noReplication
+  case debugNotAllowed
+  case timeoutNotAnInteger
+  case timeoutNegative
+  case unblockReason
   case notAHyperLogLog
   case corruptHyperLogLog
   case onlyWhileSubscribed(String)
@@ -158,6 +163,15 @@ enum CommandError: Error {
         + "RESET are allowed in this context"
     case .notAHyperLogLog: "WRONGTYPE Key is not a valid HyperLogLog string value."
     case .corruptHyperLogLog: "INVALIDOBJ Corrupted HLL object detected"
+    case .noReplication:
+      "ERR REPLICAOF is not supported: this server has no replicas and is none. NO ONE is possible."
+    case .debugNotAllowed:
+      "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you "
+        + "can run it from a local connection, otherwise you need to set this option in the "
+        + "configuration file, and then restart the server."
+    case .timeoutNotAnInteger: "ERR timeout is not an integer or out of range"
+    case .timeoutNegative: "ERR timeout is negative"
+    case .unblockReason: "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"
     case .aboveMemoryMax, .needsRoom: "OOM command not allowed when used memory > 'maxmemory'."
     case .frequencyNotTracked:
       "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note "

@@ -17,9 +17,11 @@
   static let shared = CommandTable(families: [
     StringCommands.self, NumberCommands.self, SubsequenceCommands.self, BitmapCommands.self,
     BitFieldCommands.self,
-    HyperLogLogCommands.self, KeyCommands.self, ExpiryCommands.self, ScanCommands.self, MoveCommands.self,
+    HyperLogLogCommands.self, KeyCommands.self, ExpiryCommands.self, ScanCommands.self,
+    MoveCommands.self,
     SerializationCommands.self, ObjectCommands.self, MemoryCommands.self,
-    TransactionCommands.self, PubSubCommands.self,
+    TransactionCommands.self, PubSubCommands.self, ClusterCommands.self,
+    ReplicationCommands.self, DebugCommands.self,
     ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
   ])

@@ -29,6 +29,12 @@ enum ConnectionCommands: CommandFamily {
       ],
       summary: "Resets the connection.", since: "6.2.0", handler: reset),
     Command(
+      "WAIT numreplicas timeout", arity: 3, flags: [.noscript],
+      tips: ["request_policy:all_shards", "response_policy:agg_min"],
+      summary:
+        "Waits for replicas to have the client's changes; there are none, so it returns 0 at once.",
+      since: "3.0.0", handler: wait),
+    Command(
       "SELECT index", arity: 2, flags: [.loading, .stale, .fast],
       summary: "Changes the selected database.", handler: select),
   ]
@@ -59,6 +65,13 @@ enum ConnectionCommands: CommandFamily {
     context.client.flags.insert(.closeAfterReply)
   }
 
+  private static func wait(_ context: inout CommandContext) throws(CommandError) {
+    _ = try context.integer(1)
+    guard let timeout = context.request[2].integer else { throw .timeoutNotAnInteger }
+    if timeout < 0 { throw .timeoutNegative }
+    context.reply.integer(0)
+  }
+
   private static func select(_ context: inout CommandContext) throws(CommandError) {
     context.client.database = try context.database(1)
     context.reply.ok()
@@ -72,8 +85,10 @@ enum ConnectionCommands: CommandFamily {
     client.protocolVersion = 2
     context.reply.protocolVersion = 2
     client.isNoEvict = false
+    client.isNoTouch = false
     client.flags = context.settings.password.isEmpty ? [] : .mustAuthenticate
     context.server.clients.setName("", of: client)
+    context.renewAccess()
     context.reply.status("RESET")
   }
 

@@ -160,6 +160,7 @@
   private mutating func begin(_ connection: Connection, _ client: Client) {
     context.client = client
     context.connection = connection
+    context.adoptClient()
     context.reply.protocolVersion = client.protocolVersion
     client.lastActive = connection.loopMilliseconds
     if let partial = unsafe client.partialRequest { unsafe swap(&parser, &partial.pointee) }

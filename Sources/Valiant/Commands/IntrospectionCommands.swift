@@ -35,6 +35,11 @@ enum IntrospectionCommands: CommandFamily {
           summary: "Extracts the key names from an arbitrary command.",
           complexity: "O(N) where N is the number of arguments to the command.", since: "2.8.13",
           handler: getKeys),
+        Command(
+          "COMMAND GETKEYSANDFLAGS command [arg [arg ...]]", arity: -4, flags: flags,
+          summary: "Extracts the key names and access flags for an arbitrary command.",
+          complexity: "O(N) where N is the number of arguments to the command.", since: "7.0.0",
+          handler: getKeysAndFlags),
         .help("COMMAND", since: "5.0.0"),
       ],
       handler: { context throws(CommandError) in
@@ -119,6 +124,27 @@ enum IntrospectionCommands: CommandFamily {
 
   private static func getKeys(_ context: inout CommandContext) throws(CommandError) {
     let asked = context.request.dropFirst(2)
+    let keys = try keys(asked)
+    context.reply.array(keys.count)
+    for key in keys { context.reply.bulkString(asked[key.index]) }
+  }
+
+  private static func getKeysAndFlags(_ context: inout CommandContext) throws(CommandError) {
+    let asked = context.request.dropFirst(2)
+    let keys = try keys(asked)
+    context.reply.array(keys.count)
+    for key in keys {
+      context.reply.array(2)
+      context.reply.bulkString(asked[key.index])
+      context.reply.set(key.access.count)
+      for access in key.access { context.reply.status(text: access) }
+    }
+  }
+
+  /// Where the keys of a request are, and what its command does with each.
+  private static func keys(
+    _ asked: Request
+  ) throws(CommandError) -> [(index: Int, access: [String])] {
     let table = CommandTable.shared
     guard var row = unsafe table.find(asked[0]) else { throw .invalidCommand }
     if asked.count > 1, unsafe row.pointee.isContainer {
@@ -129,9 +155,11 @@ enum IntrospectionCommands: CommandFamily {
     guard unsafe row.pointee.command.accepts(argumentCount: asked.count) else {
       throw .wrongArgumentsForCommand
     }
-    let keys = Array(unsafe row.pointee.keyIndices(argumentCount: asked.count))
-    context.reply.array(keys.count)
-    for index in keys { context.reply.bulkString(asked[index]) }
+    let command = unsafe row.pointee.command
+    return unsafe row.pointee.keyIndices(argumentCount: asked.count).map { index in
+      let part = command.keys.parts.first { $0.first <= index && ($0.last < 0 || index <= $0.last) }
+      return (index, part?.access ?? command.keys.access)
+    }
   }
 
   /// The ten fields of COMMAND INFO.

@@ -40,7 +40,10 @@ enum KeyCommands: CommandFamily {
     context.reply.integer(found)
   }
 
+  /// Also for a client whose other commands are no uses.
   private static func touch(_ context: inout CommandContext) throws(CommandError) {
+    context.noteUses()
+    defer { if context.leavesAlone { context.renewAccess() } }
     var found = 0
     for index in 1..<context.request.count where context.stringIfAny(index) != nil { found += 1 }
     context.reply.integer(found)

@@ -27,12 +27,16 @@ enum ObjectCommands: CommandFamily {
 
   private static func encoding(_ context: inout CommandContext) throws(CommandError) {
     guard let entry = context.look(2, tells: false) else { return context.reply.null() }
+    context.reply.bulkString(encoding(of: entry))
+  }
+
+  /// What Redis would call the way in which it keeps such a value.
+  static func encoding(of entry: Entry) -> String {
     switch entry.value {
-    case .integer: context.reply.bulkString("int")
+    case .integer: "int"
+    case .long: "raw"
     // The border at which Redis keeps a string in a block of its own.
-    case .long: context.reply.bulkString("raw")
-    case .bytes(let bytes):
-      context.reply.bulkString(bytes.count <= 44 && !entry.isEdited ? "embstr" : "raw")
+    case .bytes(let bytes): bytes.count <= 44 && !entry.isEdited ? "embstr" : "raw"
     }
   }
 

@@ -25,6 +25,9 @@ enum ServerCommands: CommandFamily {
       flags: [.loading, .stale, .dangerous, .wholeKeyspace],
       summary: "Returns information and statistics about the server.", handler: info),
     Command(
+      "LOLWUT [VERSION version]", arity: -1, flags: [.readonly, .fast],
+      summary: "Displays computer art and the version.", since: "5.0.0", handler: art),
+    Command(
       "TIME", arity: 1, flags: [.loading, .stale, .fast],
       summary: "Returns the server time.", since: "2.6.0", handler: time),
     Command(
@@ -55,6 +58,19 @@ enum ServerCommands: CommandFamily {
     // this loop should have to wait for that because one said SYNC.
     Background.run { pause in removed.free(pause) }
     context.reply.ok()
+  }
+
+  /// Rule 30, from one cell down, between the words.
+  private static func art(_ context: inout CommandContext) throws(CommandError) {
+    let width = 64
+    var row: UInt64 = 1 << 32
+    var lines: [String] = []
+    for _ in 0..<width / 2 {
+      lines.append(String((0..<width).map { row >> UInt64($0) & 1 == 1 ? "#" : " " }))
+      row = row << 1 ^ (row | row >> 1)
+    }
+    context.reply.verbatim(
+      lines.joined(separator: "\n") + "\n\nValiant ver. \(Version.valiant)\n")
   }
 
   private static func time(_ context: inout CommandContext) throws(CommandError) {

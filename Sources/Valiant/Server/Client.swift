@@ -44,6 +44,7 @@ import Synchronization
     let patternCount = Atomic<Int>(0)
     let shardChannelCount = Atomic<Int>(0)
     let isNoEvict = Atomic<Bool>(false)
+    let isNoTouch = Atomic<Bool>(false)
     let isEvicted = Atomic<Bool>(false)
     var name = ""
     var libraryName = ""
@@ -284,6 +285,15 @@ import Synchronization
     nonmutating set { unsafe state.pointee.isNoEvict.store(newValue, ordering: .relaxed) }
   }
 
+  /// Whether its commands do not count as uses of keys.
+  var isNoTouch: Bool {
+    get { unsafe state.pointee.isNoTouch.load(ordering: .relaxed) }
+    nonmutating set {
+      unsafe state.pointee.isNoTouch.store(newValue, ordering: .relaxed)
+      if newValue { flags.insert(.noTouch) } else { flags.remove(.noTouch) }
+    }
+  }
+
   // MARK: Under the registry's lock
 
   fileprivate var names: (name: String, library: String, version: String) {
@@ -316,6 +326,8 @@ struct ClientFlags: OptionSet, Sendable {
   static let transaction = ClientFlags(rawValue: 32)
   /// It listens to channels.
   static let subscriber = ClientFlags(rawValue: 64)
+  /// What it does is no use of keys.
+  static let noTouch = ClientFlags(rawValue: 128)
 }
 
 /// All clients of a server, on whichever loop.

@@ -43,6 +43,7 @@ struct Setting: Sendable {
     case logLevel(any Property<LogLevel>)
     case outputLimits
     case events
+    case debugPermission
     /// A number of bytes, or a part of something, which is known as a number of bytes.
     case memoryLimit(any Property<Settings.MemoryLimit>)
     /// The same, a part of `maxmemory`.
@@ -115,6 +116,9 @@ struct Setting: Sendable {
         "Most memory for the input and output of all clients; `NN%` is a part of maxmemory; clients with most are closed above it; 0 for no limit."
     ),
     Setting(
+      "enable-debug-command", .debugPermission, change: .atStart,
+      summary: "Whether DEBUG is possible: `no`, `yes`, or `local` for clients of this machine."),
+    Setting(
       "hll-sparse-max-bytes", .integer(\.hyperLogLogSparseMaxBytes, 0...16_384), change: .anyTime,
       summary: "Bytes above which a HyperLogLog takes its full twelve kilobytes."),
     Setting(
@@ -159,6 +163,7 @@ struct Setting: Sendable {
     case .text: "text"
     case .words: "words"
     case .logLevel: "one of \(LogLevel.allCases.map(\.name).joined(separator: ", "))"
+    case .debugPermission: "no, yes or local"
     case .events: "some of the letters KEg$lshzxetdmn, A for g$lshzxetd"
     case .outputLimits: "CLASS HARD SOFT SECONDS"
     case .memoryLimit, .memoryShare:
@@ -184,6 +189,7 @@ struct Setting: Sendable {
     case .text(let property): settings[keyPath: property]
     case .words(let property): settings[keyPath: property].joined(separator: " ")
     case .logLevel(let property): settings[keyPath: property].name
+    case .debugPermission: settings.debugCommand.rawValue
     case .events: settings.keyspaceEvents.letters
     case .outputLimits:
       "normal \(Self.text(settings.outputLimit)) "
@@ -237,6 +243,11 @@ struct Setting: Sendable {
         throw SettingError("argument(s) must be one of the following: \(names)")
       }
       settings[keyPath: property] = level
+    case .debugPermission:
+      guard let permission = Settings.DebugPermission(rawValue: text.lowercased()) else {
+        throw SettingError("argument(s) must be one of the following: no, yes, local")
+      }
+      settings.debugCommand = permission
     case .events:
       guard let events = KeyspaceEvents(letters: text) else {
         throw SettingError("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")

@@ -46,6 +46,8 @@ public struct Settings: Sendable, Equatable {
   var lfuLogFactor = 10
   /// Minutes in which a counter of the LFU policies loses one, 0...1,000,000; 0 for never.
   var lfuDecayMinutes = 1
+  /// Who may use DEBUG.
+  var debugCommand = DebugPermission.no
   /// Bytes above which a HyperLogLog gets six bits for each register, 0...16,384.
   var hyperLogLogSparseMaxBytes = 3000
   /// Which events of keys are published.
@@ -99,6 +101,11 @@ public struct Settings: Sendable, Equatable {
       self.percent = percent
       bytes = ProcessUsage.availableBytes / 100 * percent
     }
+  }
+
+  /// Who may use DEBUG: nobody, all, or clients of the same machine.
+  enum DebugPermission: String, CaseIterable, Sendable {
+    case no, yes, local
   }
 
   /// When a client that does not read its replies is closed.

@@ -47,6 +47,10 @@ struct AccessTracking: Sendable {
   let kind: Kind
   /// The upper bits of an entry that is used now, or all of them.
   private let stamp: UInt32
+  /// Whether uses are noted by the stamp alone, which is quick.
+  private var isStampOnly: Bool
+  /// Whether uses are not noted at all.
+  private var leavesAlone = false
   /// Redis's `lfu-log-factor` and `lfu-decay-time` in minutes.
   private let logFactor: UInt32
   private let decayMinutes: UInt32
@@ -61,6 +65,7 @@ struct AccessTracking: Sendable {
     decayMinutes: Int = 1
   ) {
     self.kind = kind
+    isStampOnly = kind == .clock
     let seconds = now.milliseconds / 1000
     stamp =
       kind == .clock
@@ -77,12 +82,21 @@ struct AccessTracking: Sendable {
   /// The bits of an entry that had `access` and is used now.
   @inline(__always)
   func used(_ access: UInt32) -> UInt32 {
-    if kind == .clock { return stamp }
+    if isStampOnly { return stamp }
     return usedSlowly(access)
+  }
+
+  /// The same for who does not want his uses noted.
+  var leavingAlone: AccessTracking {
+    var other = self
+    other.isStampOnly = false
+    other.leavesAlone = true
+    return other
   }
 
   @inline(never)
   private func usedSlowly(_ access: UInt32) -> UInt32 {
+    if leavesAlone { return access }
     if kind == .adaptive { return stamp | min(access & Self.usesMask + 1, Self.usesMask) }
     let counter = frequency(access)
     if counter == 255 { return stamp | 255 }

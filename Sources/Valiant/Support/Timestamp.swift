@@ -40,6 +40,9 @@ enum Clock {
   static var steadyMilliseconds: Int { steadyMicroseconds / 1000 }
   static var steadyMicroseconds: Int { steadyNanoseconds / 1000 }
 
+  /// Has the calling thread do nothing for a while.
+  static func sleep(microseconds: Int) { usleep(UInt32(clamping: microseconds)) }
+
   /// Processor time of the calling thread. A call of the system: a third of a microsecond.
   static var threadNanoseconds: Int { read(CLOCK_THREAD_CPUTIME_ID) }
 
