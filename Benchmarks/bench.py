@@ -54,6 +54,7 @@ import eviction
 import expiry
 import latency
 import memory
+import messages
 import probes
 import processor
 import results
@@ -71,6 +72,7 @@ SECTIONS = {
     "freeing": latency.freeing,
     "expiry": expiry.expiry,
     "hot": processor.hot,
+    "publish": messages.publish,
     "hits": eviction.hits,
     "limit": eviction.limit,
 }
@@ -78,7 +80,7 @@ SECTIONS = {
 
 def what_is_missing(sections: list[str]) -> dict[str, str]:
     """What cannot be measured because a program is not installed, and why."""
-    needs = {section: ["redis-benchmark"] for section in ("cpu", "threads", "hot")}
+    needs = {section: ["redis-benchmark"] for section in ("cpu", "threads", "hot", "publish")}
     needs["instructions"] = ["redis-benchmark", "valgrind", "vgdb"]  # vgdb is a part of valgrind
     needs |= {section: [probes.COMPILER or "cc"] for section in ("growth", "freeing")}
     missing = {}

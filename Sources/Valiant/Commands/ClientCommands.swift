@@ -25,11 +25,12 @@ enum ClientCommands: CommandFamily {
           handler: setInfo),
         Command(
           "CLIENT INFO", arity: 2, flags: everywhere,
-          summary: "Returns information about the connection.", since: "6.2.0", handler: info),
+          tips: ["nondeterministic_output"], summary: "Returns information about the connection.",
+          since: "6.2.0", handler: info),
         Command(
           "CLIENT LIST [TYPE <NORMAL|MASTER|REPLICA|PUBSUB>] [ID client-id [client-id ...]]",
           arity: -2, flags: forOperators,
-          summary: "Lists open connections.",
+          tips: ["nondeterministic_output"], summary: "Lists open connections.",
           complexity: "O(N) where N is the number of client connections.", since: "2.4.0",
           handler: list),
         Command(
@@ -289,13 +290,15 @@ enum ClientCommands: CommandFamily {
 
   /// No command blocks yet.
   private static func unblock(_ context: inout CommandContext) throws(CommandError) {
-    _ = try context.integer(2)
-    if context.request.count > 3 {
-      let reason = context.request[3]
-      guard context.request.count == 4,
-        reason.equalsIgnoringCase("TIMEOUT") || reason.equalsIgnoringCase("ERROR")
+    let request = context.request
+    guard request.count <= 4 else {
+      throw .subcommandSyntax(name: request[1].prefix(128).array, container: "CLIENT")
+    }
+    if request.count == 4 {
+      guard request[3].equalsIgnoringCase("TIMEOUT") || request[3].equalsIgnoringCase("ERROR")
       else { throw .unblockReason }
     }
+    _ = try context.integer(2)
     context.reply.integer(0)
   }
 

@@ -37,11 +37,11 @@ enum ClusterCommands: CommandFamily {
         .help("CLUSTER", since: "5.0.0"),
       ]),
     Command(
-      "READONLY", arity: 1, flags: [.loading, .stale, .fast],
+      "READONLY", arity: 1, flags: [.loading, .stale, .fast, .connection],
       summary: "Enables read-only queries for a connection to a cluster's replica node.",
       since: "3.0.0", handler: { context throws(CommandError) in context.reply.ok() }),
     Command(
-      "READWRITE", arity: 1, flags: [.loading, .stale, .fast],
+      "READWRITE", arity: 1, flags: [.loading, .stale, .fast, .connection],
       summary: "Enables read-write queries for a connection to a cluster's replica node.",
       since: "3.0.0", handler: { context throws(CommandError) in context.reply.ok() }),
   ]

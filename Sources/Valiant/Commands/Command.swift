@@ -123,6 +123,8 @@ struct Command: Sendable {
     static let unqueued = Flags(rawValue: 1 << 13)
     /// Not allowed while data is being loaded beside what is served.
     static let noAsyncLoading = Flags(rawValue: 1 << 17)
+    /// For access control about the connection, whatever its group is.
+    static let connection = Flags(rawValue: 1 << 18)
     /// About messages.
     static let pubsub = Flags(rawValue: 1 << 15)
     /// Allowed in RESP2 while the client listens to channels.
@@ -203,9 +205,15 @@ struct Command: Sendable {
 
   /// ACL categories, which follow from the flags and the family.
   var aclCategories: [String] {
+    // What runs is a subcommand, mostly.
+    if !subcommands.isEmpty, !flags.contains(.connection) { return ["@slow"] }
     // In Redis's order.
     let all: [(name: String, applies: Bool)] = [
-      ("@keyspace", category == .keyspace || flags.contains([.write, .dangerous])),
+      (
+        "@keyspace",
+        category == .keyspace || flags.contains([.write, .dangerous])
+          || flags.contains([.readonly, .wholeKeyspace])
+      ),
       ("@read", flags.contains(.readonly)),
       ("@write", flags.contains(.write)),
       ("@string", category == .string),
@@ -216,7 +224,7 @@ struct Command: Sendable {
       ("@fast", flags.contains(.fast)),
       ("@slow", !flags.contains(.fast)),
       ("@dangerous", !flags.isDisjoint(with: [.admin, .dangerous])),
-      ("@connection", category == .connection),
+      ("@connection", category == .connection || flags.contains(.connection)),
       ("@transaction", category == .transaction),
     ]
     return all.filter(\.applies).map(\.name)

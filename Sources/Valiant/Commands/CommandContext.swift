@@ -40,7 +40,8 @@
   /// Whether uses of keys are not noted, as the client wants it.
   private(set) var leavesAlone = false
   /// Messages that are to be delivered, by the loop.
-  private var publications: [Int: [Publication]] = [:]
+  private var publications: [[Publication]] = []
+  private var hasPublications = false
 
   init(server: Server, worker: Worker, idle: Request, client: Client, connection: Connection) {
     unsafe serverReference = server
@@ -423,7 +424,8 @@
   /// The client itself gets it at once, in front of the answer.
   ///
   /// - Returns: How many subscriptions it goes to.
-  mutating func publish(_ kind: SubscriptionKind, _ channel: [UInt8], _ message: [UInt8]) -> Int {
+  mutating func publish(_ kind: SubscriptionKind, _ channel: Bytes, _ message: Bytes) -> Int {
+    if server.pubSub.isEmpty { return 0 }
     // In front of what has happened later.
     if !events.isEmpty { publishEvents() }
     return publishNow(kind, channel, message)
@@ -432,40 +434,60 @@
   private mutating func publishEvents() {
     var all: [([UInt8], [UInt8])] = []
     events.publish { all.append(($0, $1)) }
-    for (channel, message) in all { _ = publishNow(.channel, channel, message) }
+    for (channel, message) in all {
+      channel.withBytes { channel in
+        message.withBytes { _ = publishNow(.channel, channel, $0) }
+      }
+    }
   }
 
   private mutating func publishNow(
-    _ kind: SubscriptionKind, _ channel: [UInt8], _ message: [UInt8]
+    _ kind: SubscriptionKind, _ channel: Bytes, _ message: Bytes
   ) -> Int {
-    let audience = server.pubSub.audience(kind, channel)
-    if audience.count == 0 { return 0 }
-    var publication = Publication(kind: kind, channel: channel, message: message)
-    if client.flags.contains(.subscriber) {
-      publication.deliveredTo = client.id
-      var copies: [[UInt8]] = []
-      worker.forEachCopy(of: publication, to: client) { copies.append($0.array) }
-      for copy in copies { copy.withBytes { reply.output.bytes.append($0) } }
+    let isOwn = client.flags.contains(.subscriber)
+    let publication = Publication(kind, channel, message, deliveredTo: isOwn ? client.id : 0)
+    var publications = [[Publication]]()
+    swap(&publications, &self.publications)
+    defer { swap(&publications, &self.publications) }
+    let count = server.pubSub.forEachLoop(listeningTo: publication.channel, kind) { index in
+      while publications.count <= index { publications.append([]) }
+      publications[index].append(publication)
     }
-    for worker in audience.workers { publications[worker, default: []].append(publication) }
-    return audience.count
+    if count == 0 { return 0 }
+    hasPublications = true
+    if isOwn {
+      var output = ByteBuffer()
+      let first = Publication.firstByte(version: client.protocolVersion)
+      worker.forEachCopy(of: publication, to: client) {
+        output.append(first)
+        output.append($0)
+      }
+      reply.output.bytes.append(output.bytes)
+    }
+    return count
   }
 
   /// Hands messages to the loops that their subscribers belong to.
   @inline(__always)
   mutating func sendPublications() {
     if isTelling, !events.isEmpty { publishEvents() }
-    if !publications.isEmpty { sendPublicationsNow() }
+    if hasPublications { sendPublicationsNow() }
   }
 
   @inline(never)
   private mutating func sendPublicationsNow() {
-    for (index, list) in publications where index != worker.index {
-      server.post(list, to: index)
+    for index in 0..<publications.count where !publications[index].isEmpty {
+      if index == worker.index {
+        worker.deliver(publications[index])
+      } else {
+        server.post(publications[index], to: index)
+      }
+      publications[index].removeAll(keepingCapacity: index == worker.index)
     }
-    if let own = publications[worker.index] { worker.deliver(own) }
-    publications.removeAll(keepingCapacity: true)
+    hasPublications = false
   }
+
+  // MARK: Uses of keys
 
   /// Has uses of keys noted, though the client does not want that, until the next command.
   func noteUses() {

@@ -14,6 +14,7 @@ enum ConfigCommands: CommandFamily {
           complexity: "O(N) where N is the number of parameters.", since: "2.0.0", handler: get),
         Command(
           "CONFIG SET parameter value [parameter value ...]", arity: -4, flags: flags,
+          tips: ["request_policy:all_nodes", "response_policy:all_succeeded"],
           summary: "Sets configuration parameters in-flight.",
           complexity: "O(N) where N is the number of parameters.", since: "2.0.0", handler: set),
         Command(

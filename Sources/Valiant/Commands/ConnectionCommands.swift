@@ -4,6 +4,7 @@ enum ConnectionCommands: CommandFamily {
   static let commands: [Command] = [
     Command(
       "PING [message]", arity: -1, flags: [.fast, .whileSubscribed],
+      tips: ["request_policy:all_shards", "response_policy:all_succeeded"],
       summary: "Returns the server's liveliness response.", handler: ping),
     Command(
       "ECHO message", arity: 2, flags: [.fast, .loading, .stale],

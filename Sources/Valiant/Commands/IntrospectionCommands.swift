@@ -2,11 +2,12 @@
 enum IntrospectionCommands: CommandFamily {
   static let category = Command.Category.server
 
-  private static let flags: Command.Flags = [.loading, .stale]
+  private static let flags: Command.Flags = [.loading, .stale, .connection]
 
   static let commands: [Command] = [
     Command(
       "COMMAND", arity: -1, flags: flags,
+      tips: ["nondeterministic_output_order"],
       summary: "Returns detailed information about all commands.",
       complexity: "O(N) where N is the number of commands.", since: "2.8.13",
       subcommands: [
@@ -18,17 +19,20 @@ enum IntrospectionCommands: CommandFamily {
           }),
         Command(
           "COMMAND INFO [command-name [command-name ...]]", arity: -2, flags: flags,
+          tips: ["nondeterministic_output_order"],
           summary: "Returns information about one, multiple or all commands.",
           complexity: "O(N) where N is the number of commands to look up.", since: "2.8.13",
           handler: info),
         Command(
           "COMMAND DOCS [command-name [command-name ...]]", arity: -2, flags: flags,
+          tips: ["nondeterministic_output_order"],
           summary: "Returns documentary information about one, multiple or all commands.",
           complexity: "O(N) where N is the number of commands to look up.", since: "7.0.0",
           handler: docs),
         Command(
           "COMMAND LIST [FILTERBY <MODULE module-name|ACLCAT category|PATTERN pattern>]",
-          arity: -2, flags: flags, summary: "Returns a list of command names.",
+          arity: -2, flags: flags, tips: ["nondeterministic_output_order"],
+          summary: "Returns a list of command names.",
           complexity: "O(N) where N is the number of commands.", since: "7.0.0", handler: list),
         Command(
           "COMMAND GETKEYS command [arg [arg ...]]", arity: -3, flags: flags,
@@ -36,7 +40,7 @@ enum IntrospectionCommands: CommandFamily {
           complexity: "O(N) where N is the number of arguments to the command.", since: "2.8.13",
           handler: getKeys),
         Command(
-          "COMMAND GETKEYSANDFLAGS command [arg [arg ...]]", arity: -4, flags: flags,
+          "COMMAND GETKEYSANDFLAGS command [arg [arg ...]]", arity: -3, flags: flags,
           summary: "Extracts the key names and access flags for an arbitrary command.",
           complexity: "O(N) where N is the number of arguments to the command.", since: "7.0.0",
           handler: getKeysAndFlags),
@@ -99,7 +103,8 @@ enum IntrospectionCommands: CommandFamily {
 
   private static func list(_ context: inout CommandContext) throws(CommandError) {
     let request = context.request
-    var names = CommandTable.shared.topLevel
+    let table = CommandTable.shared
+    var names = (0..<table.count).map { table[$0] }
     if request.count > 2 {
       guard request.count == 5, request[2].equalsIgnoringCase("FILTERBY") else { throw .syntax }
       let value = request[4]

@@ -7,7 +7,9 @@ enum MemoryCommands: CommandFamily {
       [
         Command(
           "MEMORY STATS", arity: 2, flags: .wholeKeyspace,
-          summary: "Returns details about memory usage.",
+          tips: [
+            "nondeterministic_output", "request_policy:all_shards", "response_policy:special",
+          ], summary: "Returns details about memory usage.",
           since: "4.0.0", handler: statistics),
         Command(
           "MEMORY USAGE key [SAMPLES count]", arity: -3, flags: [.readonly],

@@ -7,18 +7,22 @@ enum ObjectCommands: CommandFamily {
       [
         Command(
           "OBJECT ENCODING key", arity: 3, flags: [.readonly], keys: .second("RO"),
+          tips: ["nondeterministic_output"],
           summary: "Returns the internal encoding of a Redis object.", since: "2.2.3",
           handler: encoding),
         Command(
           "OBJECT FREQ key", arity: 3, flags: [.readonly], keys: .second("RO"),
+          tips: ["nondeterministic_output"],
           summary: "Returns the logarithmic access frequency counter of a Redis object.",
           since: "4.0.0", handler: frequency),
         Command(
           "OBJECT IDLETIME key", arity: 3, flags: [.readonly], keys: .second("RO"),
+          tips: ["nondeterministic_output"],
           summary: "Returns the time since the last access to a Redis object.", since: "2.2.3",
           handler: idleTime),
         Command(
           "OBJECT REFCOUNT key", arity: 3, flags: [.readonly], keys: .second("RO"),
+          tips: ["nondeterministic_output"],
           summary: "Returns the reference count of a value of a key.", since: "2.2.3",
           handler: referenceCount),
         .help("OBJECT", since: "6.2.0"),

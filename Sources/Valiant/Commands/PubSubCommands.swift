@@ -136,8 +136,7 @@ enum PubSubCommands: CommandFamily {
   // MARK: Publishing
 
   private static func publish(_ context: inout CommandContext, _ kind: SubscriptionKind) {
-    let (channel, message) = (context.request[1].array, context.request[2].array)
-    context.reply.integer(context.publish(kind, channel, message))
+    context.reply.integer(context.publish(kind, context.request[1], context.request[2]))
   }
 
   // MARK: PUBSUB

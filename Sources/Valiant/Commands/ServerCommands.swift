@@ -4,9 +4,11 @@ enum ServerCommands: CommandFamily {
   static let commands: [Command] = [
     Command(
       "DBSIZE", arity: 1, flags: [.readonly, .fast, .wholeKeyspace],
+      tips: ["request_policy:all_shards", "response_policy:agg_sum"],
       summary: "Returns the number of keys in the database.", handler: databaseSize),
     Command(
       "FLUSHDB [ASYNC|SYNC]", arity: -1, flags: [.write, .dangerous, .wholeKeyspace],
+      tips: ["request_policy:all_shards", "response_policy:all_succeeded"],
       summary: "Removes all keys from the current database.",
       complexity: "O(N) where N is the number of keys in the selected database.",
       handler: { context throws(CommandError) in
@@ -15,6 +17,7 @@ enum ServerCommands: CommandFamily {
       }),
     Command(
       "FLUSHALL [ASYNC|SYNC]", arity: -1, flags: [.write, .dangerous, .wholeKeyspace],
+      tips: ["request_policy:all_shards", "response_policy:all_succeeded"],
       summary: "Removes all keys from all databases.",
       complexity: "O(N) where N is the total number of keys in all databases.",
       handler: { context throws(CommandError) in
@@ -23,13 +26,15 @@ enum ServerCommands: CommandFamily {
     Command(
       "INFO [section [section ...]]", arity: -1,
       flags: [.loading, .stale, .dangerous, .wholeKeyspace],
+      tips: ["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
       summary: "Returns information and statistics about the server.", handler: info),
     Command(
       "LOLWUT [VERSION version]", arity: -1, flags: [.readonly, .fast],
       summary: "Displays computer art and the version.", since: "5.0.0", handler: art),
     Command(
       "TIME", arity: 1, flags: [.loading, .stale, .fast],
-      summary: "Returns the server time.", since: "2.6.0", handler: time),
+      tips: ["nondeterministic_output"], summary: "Returns the server time.", since: "2.6.0",
+      handler: time),
     Command(
       "SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE] [ABORT]", arity: -1,
       flags: [.admin, .noscript, .loading, .stale, .noMulti, .allowBusy],

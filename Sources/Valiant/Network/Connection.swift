@@ -40,6 +40,8 @@ import Glibc
     /// Bytes of the last request with a long argument: the next one may be like it. 0 for unknown.
     var usual: UInt32 = 0
     var isClosing = false
+    /// Whether something was enqueued that `flush` has to send.
+    var isFlushDue = false
     /// Whether the peer may have a long value under way.
     var hasWideWindow = false
     var lingerTicks: UInt8 = 0
@@ -493,21 +495,26 @@ import Glibc
     watch()
   }
 
-  /// Puts bytes behind what is unsent; `flush` sends them.
-  func enqueue(_ bytes: Bytes) {
-    if unsafe isClosing || state.pointee.isFinishing { return }
-    unsafe state.pointee.unsent.append(bytes)
+  /// Puts a byte and others behind what is unsent, to be sent by `flush`, which has to follow.
+  ///
+  /// - Returns: Whether they are the first since the last `flush`.
+  @inline(__always)
+  func enqueue(_ first: UInt8, _ bytes: Bytes) -> Bool {
+    if unsafe isClosing || state.pointee.isFinishing { return false }
+    unsafe state.pointee.unsent.append(first, bytes)
+    if unsafe state.pointee.isFlushDue { return false }
+    unsafe state.pointee.isFlushDue = true
+    return true
   }
 
   /// Sends what was enqueued, as far as the socket takes it at once.
   func flush() {
+    unsafe state.pointee.isFlushDue = false
     // What was unsent before waits for the socket to have room.
-    if isClosing || pendingOutputBytes == 0 { return }
-    if unsafe state.pointee.watched & Self.writable != 0 { return }
-    let sent = unsafe Socket.send(descriptor, state.pointee.unsent)
-    if sent < 0, !Self.isPassing(sent) { return close() }
-    unsafe state.pointee.unsent.removeFirst(max(0, sent))
-    watch()
+    if unsafe pendingOutputBytes > 0 && state.pointee.watched & Self.writable == 0 {
+      didBecomeWritable()
+      if pendingOutputBytes > 0 { watch() }
+    }
   }
 
   private func didBecomeWritable() {

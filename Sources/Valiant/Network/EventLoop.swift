@@ -23,6 +23,8 @@ import Glibc
     var onWrite: (Connection) -> Void
     /// The connection is closed; its owner can be freed.
     var onClose: (Connection) -> Void
+    /// The loop is about to wait for events, as `callBeforeWaiting` has asked to be told.
+    var onWait: () -> Void = {}
   }
 
   /// The part that callbacks reach through raw memory.
@@ -40,6 +42,9 @@ import Glibc
     /// Called before the loop looks for events, which it does not wait for then, and behind them.
     var yieldIdle: UnsafeMutablePointer<uv_idle_t>
     var yieldCheck: UnsafeMutablePointer<uv_check_t>
+    /// Called before the loop waits for events, when it was asked to.
+    var beforeWait: UnsafeMutablePointer<uv_prepare_t>
+    var isToldBeforeWait = false
     var bytesRead = 0
     var bytesWritten = 0
   }
@@ -65,16 +70,18 @@ import Glibc
     unsafe state = .allocate(capacity: 1)
     let idle = UnsafeMutablePointer<uv_idle_t>.allocate(capacity: 1)
     let check = UnsafeMutablePointer<uv_check_t>.allocate(capacity: 1)
+    let prepare = UnsafeMutablePointer<uv_prepare_t>.allocate(capacity: 1)
     unsafe state.initialize(
       to: State(
         handlers: Handlers(
           onRead: { _, bytes in bytes.count }, onWrite: { _ in }, onClose: { _ in }),
         readBuffer: .allocate(capacity: Self.readBufferBytes),
-        yieldIdle: idle, yieldCheck: check))
+        yieldIdle: idle, yieldCheck: check, beforeWait: prepare))
     unsafe pointer.pointee.data = UnsafeMutableRawPointer(state)
 
     unsafe uv_idle_init(pointer, idle)
     unsafe uv_check_init(pointer, check)
+    unsafe uv_prepare_init(pointer, prepare)
 
     let wakeup = Wakeup(on: self) { [unowned self] in self.mailbox?.drain() }
     mailbox = Mailbox { wakeup.send() }
@@ -85,6 +92,7 @@ import Glibc
     unsafe state.pointee.readBuffer.deallocate()
     unsafe state.pointee.yieldIdle.deallocate()
     unsafe state.pointee.yieldCheck.deallocate()
+    unsafe state.pointee.beforeWait.deallocate()
     unsafe state.deinitialize(count: 1)
     unsafe state.deallocate()
     unsafe pointer.deallocate()
@@ -150,6 +158,18 @@ import Glibc
     unsafe state.pointee.bytesWritten = 0
   }
 
+  /// Has `onWait` called once, when the events that are there have been dealt with.
+  func callBeforeWaiting() {
+    if unsafe state.pointee.isToldBeforeWait { return }
+    unsafe state.pointee.isToldBeforeWait = true
+    unsafe uv_prepare_start(state.pointee.beforeWait) { prepare in
+      let state = unsafe stateOf(prepare.unsafelyUnwrapped.pointee.loop)
+      unsafe uv_prepare_stop(state.pointee.beforeWait)
+      unsafe state.pointee.isToldBeforeWait = false
+      unsafe state.pointee.handlers.onWait()
+    }
+  }
+
   /// Calls `body` with each connection, which it may close.
   func forEachConnection(_ body: (Connection) -> Void) {
     var next = unsafe state.pointee.firstConnection
@@ -169,6 +189,9 @@ import Glibc
     unsafe uv_close(UnsafeMutableRawPointer(idle).assumingMemoryBound(to: uv_handle_t.self), nil)
     let check = unsafe state.pointee.yieldCheck
     unsafe uv_close(UnsafeMutableRawPointer(check).assumingMemoryBound(to: uv_handle_t.self), nil)
+    let prepare = unsafe state.pointee.beforeWait
+    unsafe uv_close(
+      UnsafeMutableRawPointer(prepare).assumingMemoryBound(to: uv_handle_t.self), nil)
   }
 
 }

@@ -10,14 +10,49 @@ enum SubscriptionKind: Int, CaseIterable, Sendable {
   case shardChannel
 }
 
-/// A message that was published.
-struct Publication: Sendable {
+/// A message that was published, in the bytes that its subscribers get.
+///
+/// Any thread may read it: nothing of it changes.
+final class Publication: @unchecked Sendable {
+  // SAFETY of @unchecked Sendable: `wire` is written in `init` only.
+
   /// `channel` or `shardChannel`.
   let kind: SubscriptionKind
   let channel: [UInt8]
-  let message: [UInt8]
   /// Identifier of a client that has it already; 0 for none.
-  var deliveredTo = 0
+  let deliveredTo: Int
+  /// The message as RESP writes it, but for the first byte, in which its two versions differ.
+  private let wire: ByteBuffer
+  /// Where channel and message begin in it.
+  private let payload: Int
+
+  init(_ kind: SubscriptionKind, _ channel: Bytes, _ message: Bytes, deliveredTo: Int) {
+    self.kind = kind
+    self.channel = channel.array
+    self.deliveredTo = deliveredTo
+    var wire = ByteBuffer()
+    wire.reserve(channel.count + message.count + 80)
+    wire.append(literal: kind == .channel ? "3\r\n$7\r\nmessage\r\n" : "3\r\n$8\r\nsmessage\r\n")
+    payload = wire.count
+    wire.append(bulk: channel)
+    wire.append(bulk: message)
+    self.wire = wire
+  }
+
+  /// What who listens to the channel gets, without the first byte.
+  var bytes: Bytes { wire.bytes }
+
+  /// The same for who listens to a pattern.
+  func bytes(for pattern: [UInt8]) -> [UInt8] {
+    var wire = ByteBuffer()
+    wire.append(literal: "4\r\n$8\r\npmessage\r\n")
+    pattern.withBytes { wire.append(bulk: $0) }
+    wire.append(self.wire.bytes.dropFirst(payload))
+    return wire.bytes.array
+  }
+
+  /// The byte in front: a push, or an array.
+  static func firstByte(version: Int) -> UInt8 { UInt8(ascii: version == 3 ? ">" : "*") }
 }
 
 /// Which channels somebody listens to, and on which loops.
@@ -55,20 +90,29 @@ final class PubSub: Sendable {
     }
   }
 
-  /// Who gets a message on `channel`: how many subscriptions, and on which loops.
+  /// Calls `body` with each loop on which somebody gets a message on `channel`.
   ///
   /// O(patterns).
-  func audience(_ kind: SubscriptionKind, _ channel: [UInt8]) -> (count: Int, workers: [Int]) {
-    if isEmpty { return (0, []) }
+  ///
+  /// - Returns: How many subscriptions that are.
+  func forEachLoop(
+    listeningTo channel: [UInt8], _ kind: SubscriptionKind, _ body: (Int) -> Void
+  ) -> Int {
+    if isEmpty { return 0 }
     return state.withLock { state in
       var audience = state.audiences[kind.rawValue][channel] ?? [:]
-      if kind == .channel {
+      if kind == .channel, !state.audiences[SubscriptionKind.pattern.rawValue].isEmpty {
         for (pattern, listeners) in state.audiences[SubscriptionKind.pattern.rawValue]
         where Self.matches(pattern, channel) {
           audience.merge(listeners) { $0 + $1 }
         }
       }
-      return (audience.values.reduce(0, +), Array(audience.keys))
+      var count = 0
+      for (worker, listeners) in audience {
+        count += listeners
+        body(worker)
+      }
+      return count
     }
   }
 
@@ -115,46 +159,20 @@ final class Subscribers {
     subscribers[kind.rawValue][name] = list.isEmpty ? nil : list
   }
 
-  /// Calls `deliver` with each who gets the message, and with its bytes for the client's protocol.
+  /// Calls `deliver` with each who gets the message, and with its bytes behind the first one.
   ///
   /// Who listens to a channel and to patterns gets it more than once.
   func forEach(of publication: Publication, _ deliver: (Subscriber, Bytes) -> Void) {
-    send(
-      to: subscribers[publication.kind.rawValue][publication.channel] ?? [],
-      publication.kind == .channel ? ["message"] : ["smessage"], nil, publication, deliver)
+    for subscriber in subscribers[publication.kind.rawValue][publication.channel] ?? [] {
+      deliver(subscriber, publication.bytes)
+    }
     if publication.kind != .channel { return }
     for (pattern, list) in subscribers[SubscriptionKind.pattern.rawValue]
     where PubSub.matches(pattern, publication.channel) {
-      send(to: list, ["pmessage"], pattern, publication, deliver)
+      publication.bytes(for: pattern).withBytes { bytes in
+        for subscriber in list { deliver(subscriber, bytes) }
+      }
     }
-  }
-
-  private func send(
-    to list: [Subscriber], _ words: [String], _ pattern: [UInt8]?, _ publication: Publication,
-    _ deliver: (Subscriber, Bytes) -> Void
-  ) {
-    if list.isEmpty { return }
-    // Both protocols differ in the first byte only.
-    var messages: [[UInt8]?] = [nil, nil]
-    for subscriber in list where !subscriber.connection.isClosing {
-      let version = subscriber.client.protocolVersion
-      let bytes = messages[version - 2] ?? encode(words, pattern, publication, version)
-      messages[version - 2] = bytes
-      bytes.withBytes { deliver(subscriber, $0) }
-    }
-  }
-
-  private func encode(
-    _ words: [String], _ pattern: [UInt8]?, _ publication: Publication, _ version: Int
-  ) -> [UInt8] {
-    var writer = ReplyWriter()
-    writer.protocolVersion = version
-    writer.push(pattern == nil ? 3 : 4)
-    for word in words { writer.bulkString(word) }
-    if let pattern { pattern.withBytes { writer.bulkString($0) } }
-    publication.channel.withBytes { writer.bulkString($0) }
-    publication.message.withBytes { writer.bulkString($0) }
-    return writer.output.bytes.bytes.array
   }
 }
 

@@ -62,7 +62,8 @@ final class Worker: @unchecked Sendable {
     loop.setHandlers(
       EventLoop.Handlers(
         onRead: onRead, onWrite: { [unowned self] in self.didWrite($0) },
-        onClose: { [unowned self] in self.didClose($0) }))
+        onClose: { [unowned self] in self.didClose($0) },
+        onWait: { [unowned self] in self.flushMessages() }))
     every(milliseconds: Self.tickMilliseconds) { [unowned self] in self.tick() }
   }
 
@@ -181,6 +182,7 @@ final class Worker: @unchecked Sendable {
     server.store.memory.pool.countArriving(-client.arrivingBytes)
     client.endTransaction(in: server.store)
     unsubscribeAll(client)
+    addressees.removeAll { $0.client.id == client.id }
     server.clients.remove(client)
     server.didLeave(self)
   }
@@ -247,7 +249,7 @@ final class Worker: @unchecked Sendable {
     }
   }
 
-  /// Calls `deliver` with the bytes of a message as often as `client` gets it.
+  /// Calls `deliver` with the bytes of a message, behind the first one, as often as `client` gets it.
   func forEachCopy(
     of publication: Publication, to client: Client, _ deliver: (Bytes) -> Void
   ) {
@@ -258,15 +260,20 @@ final class Worker: @unchecked Sendable {
 
   /// Sends messages to this loop's subscribers.
   func deliver(_ publications: [Publication]) {
+    let limit = settings.subscriberOutputLimit.hardBytes
     for publication in publications {
       subscribers.forEach(of: publication) { subscriber, bytes in
         if subscriber.client.id == publication.deliveredTo { return }
-        // Who has unsent output gets the rest when the socket has room, or at the end of this.
-        if subscriber.connection.pendingOutputBytes == 0 { addressees.append(subscriber) }
-        subscriber.connection.enqueue(bytes)
-        didEnqueue(subscriber)
+        let first = Publication.firstByte(version: subscriber.client.protocolVersion)
+        if subscriber.connection.enqueue(first, bytes) { addressees.append(subscriber) }
+        if limit > 0, subscriber.connection.pendingOutputBytes > limit { didEnqueue(subscriber) }
       }
     }
+    if !addressees.isEmpty { loop.callBeforeWaiting() }
+  }
+
+  /// Sends what has come for this loop's subscribers from all who have published in one turn.
+  private func flushMessages() {
     for subscriber in addressees where !subscriber.connection.isClosing {
       subscriber.connection.flush()
       didEnqueue(subscriber)
@@ -279,8 +286,10 @@ final class Worker: @unchecked Sendable {
     if events.isEmpty { return }
     var publications: [Int: [Publication]] = [:]
     events.publish { channel, message in
-      let publication = Publication(kind: .channel, channel: channel, message: message)
-      for index in server.pubSub.audience(.channel, channel).workers {
+      let publication = channel.withBytes { channel in
+        message.withBytes { Publication(.channel, channel, $0, deliveredTo: 0) }
+      }
+      _ = server.pubSub.forEachLoop(listeningTo: channel, .channel) { index in
         publications[index, default: []].append(publication)
       }
     }

@@ -136,9 +136,11 @@
     other.reset()
   }
 
-  /// Appends bytes to what may be sent in part.
-  mutating func append(_ more: Bytes) {
-    dropSent()
+  /// Appends a byte and others to what may be sent in part.
+  @inline(__always)
+  mutating func append(_ first: UInt8, _ more: Bytes) {
+    if sentBytes > 0 { dropSent() }
+    bytes.append(first)
     bytes.append(more)
   }
 
