@@ -275,6 +275,8 @@ GRAMMAR = [
     ["WAIT", "0", integer],
     ["CLIENT", "UNBLOCK", integer, some(one_of(b"ERROR", b"timeout", b"x"), least=0, most=1)],
     ["CLIENT", "GETREDIR"],
+    ["CLIENT", "PAUSE", one_of(b"0", b"-1", b"x", b"1.0"), some(one_of(b"WRITE", b"all", b"x"), least=0, most=2)],
+    ["CLIENT", "UNPAUSE"],
     ["COMMAND", "GETKEYS", "BITOP", "AND", some(key, least=2)],
     ["COMMAND", "GETKEYSANDFLAGS", one_of(b"RENAME", b"COPY", b"LCS"), key, key],
     ["COMMAND", "GETKEYSANDFLAGS", "MSET", some(key, value)],

@@ -52,6 +52,17 @@ enum ClientCommands: CommandFamily {
           summary: "Controls whether commands sent by the client affect the LRU/LFU of keys.",
           since: "7.2.0", handler: noTouch),
         Command(
+          "CLIENT PAUSE timeout [WRITE|ALL]", arity: -3, flags: forOperators,
+          summary: "Suspends commands processing.", since: "3.0.0", handler: pause),
+        Command(
+          "CLIENT UNPAUSE", arity: 2, flags: forOperators.union(.endsPause),
+          summary: "Resumes processing commands from paused clients.",
+          complexity: "O(N) where N is the number of paused clients", since: "6.2.0",
+          handler: { context throws(CommandError) in
+            context.server.setPause(nil)
+            context.reply.ok()
+          }),
+        Command(
           "CLIENT UNBLOCK client-id [TIMEOUT|ERROR]", arity: -3, flags: forOperators,
           summary: "Unblocks a client blocked by a blocking command from a different connection.",
           since: "5.0.0", handler: unblock),
@@ -285,6 +296,27 @@ enum ClientCommands: CommandFamily {
     guard mode.equalsIgnoringCase("ON") || mode.equalsIgnoringCase("OFF") else { throw .syntax }
     context.client.isNoTouch = mode.equalsIgnoringCase("ON")
     context.renewAccess()
+    context.reply.ok()
+  }
+
+  private static func pause(_ context: inout CommandContext) throws(CommandError) {
+    let request = context.request
+    var isForWrites = false
+    if request.count > 3 {
+      guard request.count == 4 else {
+        throw .subcommandSyntax(name: request[1].prefix(128).array, container: "CLIENT")
+      }
+      isForWrites = request[3].equalsIgnoringCase("WRITE")
+      guard isForWrites || request[3].equalsIgnoringCase("ALL") else { throw .pauseMode }
+    }
+    guard let timeout = request[2].integer, timeout < Int.max / 2 else {
+      throw .timeoutNotAnInteger
+    }
+    if timeout < 0 { throw .timeoutNegative }
+    let end = Clock.steadyMilliseconds + timeout
+    let pause = context.server.setPause(ClientPause(end: end, isForWrites: isForWrites))
+    // What comes behind this waits already.
+    if let pause { context.worker.setPause(pause) }
     context.reply.ok()
   }
 

@@ -125,6 +125,10 @@ struct Command: Sendable {
     static let noAsyncLoading = Flags(rawValue: 1 << 17)
     /// For access control about the connection, whatever its group is.
     static let connection = Flags(rawValue: 1 << 18)
+    /// Waits in a pause for writes although it changes no keys.
+    static let mayReplicate = Flags(rawValue: 1 << 19)
+    /// Runs in any pause.
+    static let endsPause = Flags(rawValue: 1 << 20)
     /// About messages.
     static let pubsub = Flags(rawValue: 1 << 15)
     /// Allowed in RESP2 while the client listens to channels.

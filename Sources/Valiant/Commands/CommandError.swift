@@ -29,6 +29,7 @@ enum CommandError: Error {
   case timeoutNotAnInteger
   case timeoutNegative
   case unblockReason
+  case pauseMode
   case notAHyperLogLog
   case corruptHyperLogLog
   case onlyWhileSubscribed(String)
@@ -171,6 +172,7 @@ enum CommandError: Error {
         + "configuration file, and then restart the server."
     case .timeoutNotAnInteger: "ERR timeout is not an integer or out of range"
     case .timeoutNegative: "ERR timeout is negative"
+    case .pauseMode: "ERR CLIENT PAUSE mode must be WRITE or ALL"
     case .unblockReason: "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"
     case .aboveMemoryMax, .needsRoom: "OOM command not allowed when used memory > 'maxmemory'."
     case .frequencyNotTracked:

@@ -87,7 +87,8 @@ enum ConnectionCommands: CommandFamily {
     context.reply.protocolVersion = 2
     client.isNoEvict = false
     client.isNoTouch = false
-    client.flags = context.settings.password.isEmpty ? [] : .mustAuthenticate
+    client.flags.formIntersection(.paused)
+    if !context.settings.password.isEmpty { client.flags.insert(.mustAuthenticate) }
     context.server.clients.setName("", of: client)
     context.renewAccess()
     context.reply.status("RESET")

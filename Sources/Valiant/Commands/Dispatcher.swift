@@ -16,6 +16,8 @@
   private let nobody: Client
   /// Whether all requests of the batch have the same command.
   private var isUniform = true
+  /// Whether the last command has to wait for the end of a pause.
+  private var isPostponed = false
   private let table = CommandTable.shared
   private let exec: UnsafePointer<CommandTable.Row>?
   private let shards: ShardArray
@@ -99,6 +101,7 @@
     var time = start
     while true {
       context.begin(at: Timestamp(milliseconds: time / 1_000_000))
+      let batchStart = parser.consumed
       let (count, ending, isInline) = parseBatch(input, client)
       if count > 1 { prefetch(count, client.database) }
       let (executed, outcome) = runBatch(
@@ -108,6 +111,12 @@
       case .closing:
         account(executed, since: time)
         return finish(connection, input)
+      case .postponed:
+        if executed > 0 { account(executed, since: time) }
+        let end = executed > 0 ? unsafe batch[executed - 1].end : batchStart
+        parser.rewind(to: end)
+        connection.hold()
+        return end
       case .waiting:
         account(executed, since: time)
         let end = unsafe batch[executed - 1].end
@@ -134,6 +143,8 @@
     case all
     /// The connection ends after what has been answered.
     case closing
+    /// The next command has to wait for the end of a pause.
+    case postponed
     /// The rest has to wait: for the client to read, or for others to have their turn.
     case waiting
   }
@@ -148,7 +159,13 @@
     while executed < count {
       execute(executed, bytes, client)
       executed &+= 1
-      if client.flags.contains(.closeAfterReply) { return (executed, .closing) }
+      if !client.flags.isDisjoint(with: [.closeAfterReply, .paused]) {
+        if isPostponed {
+          isPostponed = false
+          return (executed - 1, .postponed)
+        }
+        if client.flags.contains(.closeAfterReply) { return (executed, .closing) }
+      }
       if context.reply.output.count >= Self.flushBytes {
         sentBytes += context.reply.output.count
         if !mayGoOn(connection, client, sentBytes) { return (executed, .waiting) }
@@ -456,6 +473,7 @@
   /// The same for what is not quite usual.
   @inline(never)
   private mutating func executeCarefully(_ index: Int, _ request: Request, _ client: Client) {
+    let isSkipped = client.flags.contains(.skipNextReply)
     let start = beginReply(client)
     defer { endReply(client, from: start) }
     do throws(CommandError) {
@@ -478,6 +496,12 @@
         {
           let name = unsafe command.pointee.command.name
           throw .onlyWhileSubscribed(name)
+        }
+        if client.flags.contains(.paused), unsafe mustWait(command, client) {
+          isPostponed = true
+          if isSkipped { client.flags.insert(.skipNextReply) }
+          unsafe batch[index].command = nil
+          return
         }
         if client.flags.contains(.transaction),
           unsafe !command.pointee.flags.contains(.unqueued)
@@ -513,6 +537,18 @@
     }
   }
 
+  /// Whether a command has to wait for the end of the pause that there is.
+  private func mustWait(
+    _ command: UnsafePointer<CommandTable.Row>, _ client: Client
+  ) -> Bool {
+    guard let pause = context.worker.pause else { return false }
+    // Else nobody could end it.
+    if unsafe command.pointee.flags.contains(.endsPause) { return false }
+    if !pause.isForWrites { return true }
+    if unsafe command == exec { return client.transaction?.hasWrites ?? false }
+    return unsafe !command.pointee.flags.isDisjoint(with: [.write, .mayReplicate])
+  }
+
   // MARK: Transactions
 
   /// A transaction runs as it was meant, or not at all.
@@ -532,6 +568,9 @@
     }
     guard client.queue(request, row: unsafe command.pointee.index) else {
       throw .transactionTooLong
+    }
+    if unsafe !command.pointee.flags.isDisjoint(with: [.write, .mayReplicate]) {
+      client.transaction?.hasWrites = true
     }
     context.reply.status("QUEUED")
   }

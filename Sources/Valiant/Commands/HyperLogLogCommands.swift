@@ -10,7 +10,8 @@ enum HyperLogLogCommands: CommandFamily {
       complexity: "O(1) to add every element.", since: "2.8.9", event: .string("pfadd"),
       handler: add),
     Command(
-      "PFCOUNT key [key ...]", arity: -2, flags: [.readonly], keys: .all("RW", "access"),
+      "PFCOUNT key [key ...]", arity: -2, flags: [.readonly, .mayReplicate],
+      keys: .all("RW", "access"),
       summary:
         "Returns the approximated cardinality of the set(s) observed by the HyperLogLog key(s).",
       complexity:

@@ -72,6 +72,7 @@ struct Information {
   private var clientFields: [Field] {
     var input = 0
     var output = 0
+    let pause = server.pause
     server.clients.forEachClient {
       input = max(input, $0.client.inputBytes)
       output = max(output, $0.client.outputBytes)
@@ -85,6 +86,12 @@ struct Information {
       ("blocked_clients", "0"),
       ("tracking_clients", "0"),
       ("clients_in_timeout_table", "0"),
+      ("paused_reason", pause == nil ? "none" : "client_pause"),
+      ("paused_actions", pause.map { $0.isForWrites ? "write" : "all" } ?? "none"),
+      (
+        "paused_timeout_milliseconds",
+        "\(pause.map { max(0, $0.end - Clock.steadyMilliseconds) } ?? 0)"
+      ),
     ]
   }
 

@@ -40,14 +40,16 @@ enum PubSubCommands: CommandFamily {
       since: "7.0.0",
       handler: { context throws(CommandError) in unsubscribe(&context, .shardChannel) }),
     Command(
-      "PUBLISH channel message", arity: 3, flags: [.pubsub, .loading, .stale, .fast],
+      "PUBLISH channel message", arity: 3,
+      flags: [.pubsub, .loading, .stale, .fast, .mayReplicate],
       summary: "Posts a message to a channel.",
       complexity:
         "O(N+M) where N is the number of clients subscribed to the receiving channel and M is the total number of subscribed patterns (by any client).",
       since: "2.0.0",
       handler: { context throws(CommandError) in publish(&context, .channel) }),
     Command(
-      "SPUBLISH shardchannel message", arity: 3, flags: [.pubsub, .loading, .stale, .fast],
+      "SPUBLISH shardchannel message", arity: 3,
+      flags: [.pubsub, .loading, .stale, .fast, .mayReplicate],
       keys: .one("not_key"), summary: "Posts a message to a shard channel.",
       complexity:
         "O(N) where N is the number of clients subscribed to the receiving shard channel.",

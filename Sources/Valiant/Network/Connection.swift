@@ -34,6 +34,8 @@ import Glibc
     var isReading = false
     var isPaused = false
     var isYielded = false
+    /// Whether only `resume` ends the pause.
+    var isHeld = false
     var isAtEnd = false
     var isFinishing = false
     var isLingering = false
@@ -410,6 +412,22 @@ import Glibc
     unsafe state.pointee.isPaused = true
   }
 
+  /// Stops processing and reading until `resume` is called.
+  ///
+  /// Called within `onRead`; bytes it does not report as used come again later.
+  func hold() {
+    unsafe state.pointee.isHeld = true
+    unsafe state.pointee.isPaused = true
+  }
+
+  /// Goes on with a connection that is held.
+  func resume() {
+    if unsafe !state.pointee.isHeld || isClosing { return }
+    unsafe state.pointee.isHeld = false
+    unsafe state.pointee.isPaused = false
+    if unsafe !state.pointee.isYielded { processInput() }
+  }
+
   /// Lets other connections go first; processing goes on when the loop has handled the events that
   /// are there in its next turn.
   ///
@@ -530,7 +548,7 @@ import Glibc
     watch()
     if unsafe state.pointee.isFinishing {
       if unsafe state.pointee.isAtEnd { close() } else { shutdownOutput() }
-    } else if unsafe state.pointee.isPaused {
+    } else if unsafe state.pointee.isPaused && !state.pointee.isHeld {
       unsafe state.pointee.isPaused = false
       if unsafe !state.pointee.isYielded { processInput() }
     }

@@ -328,6 +328,8 @@ struct ClientFlags: OptionSet, Sendable {
   static let subscriber = ClientFlags(rawValue: 64)
   /// What it does is no use of keys.
   static let noTouch = ClientFlags(rawValue: 128)
+  /// CLIENT PAUSE: some of its commands wait.
+  static let paused = ClientFlags(rawValue: 256)
 }
 
 /// All clients of a server, on whichever loop.

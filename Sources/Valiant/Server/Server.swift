@@ -42,6 +42,7 @@ public final class Server: Sendable {
     var startedAt = 0
     var configurationFile = ""
     var manager: ServiceManager?
+    var pause: ClientPause?
     /// Whether the store tells this server of keys that go by themselves.
     var isListening = false
     var operationsPerSecond = 0
@@ -453,6 +454,25 @@ public final class Server: Sendable {
         return wants == state.isListening ? 0 : wants ? 1 : -1
       }
       if difference != 0 { server.store.changeListeners(by: difference) }
+    }
+  }
+
+  /// The pause that makes clients wait at the moment.
+  var pause: ClientPause? {
+    let pause = state.withLock { $0.pause }
+    return pause.flatMap { $0.end > Clock.steadyMilliseconds ? $0 : nil }
+  }
+
+  /// Has commands of all clients wait, or nobody any more, from the loops' next turns on.
+  ///
+  /// - Returns: The pause that holds.
+  @discardableResult
+  func setPause(_ pause: ClientPause?) -> ClientPause? {
+    state.withLock { state in
+      let joined = pause?.joined(with: state.pause)
+      state.pause = joined
+      for worker in state.workers { worker.post { $0.setPause(joined) } }
+      return joined
     }
   }
 

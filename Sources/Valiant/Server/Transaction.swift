@@ -16,6 +16,8 @@ final class Transaction {
   }
 
   private(set) var commands: [Queued] = []
+  /// Whether one of them is one that waits in a pause for writes.
+  var hasWrites = false
   private var bytes = ByteBuffer()
   private var arguments = ArgumentList()
   /// Whether a command was refused, so that none may run.

@@ -28,6 +28,9 @@ final class Worker: @unchecked Sendable {
   private var isConsolidating = false
   private var isEvicting = false
   private var isDraining = false
+  /// What makes clients wait at the moment, and the timer that ends it.
+  private(set) var pause: ClientPause?
+  private var pauseTimer: Timer?
   private let subscribers = Subscribers()
   /// For what this loop does to the store by itself.
   private let memory: StorageContext
@@ -123,6 +126,7 @@ final class Worker: @unchecked Sendable {
     let client = Client(
       id: server.clients.makeID(), workerIndex: index, address: peer, localAddress: local,
       flags: settings.password.isEmpty ? [] : .mustAuthenticate)
+    if pause != nil { client.flags.insert(.paused) }
     server.clients.add(client)
     do throws(NetworkError) {
       _ = try unsafe Connection.open(descriptor, on: loop, owner: client.pointer)
@@ -307,6 +311,30 @@ final class Worker: @unchecked Sendable {
     }
   }
 
+  // MARK: Pauses
+
+  /// Makes clients wait, or lets them go on; the latter not while one is being served.
+  func setPause(_ new: ClientPause?) {
+    pause = new
+    pauseTimer?.close()
+    pauseTimer = nil
+    if let new {
+      let left = max(1, new.end - Clock.steadyMilliseconds)
+      pauseTimer = Timer(on: loop, every: left) { [unowned self] in self.setPause(nil) }
+    }
+    loop.forEachConnection { connection in
+      guard let owner = unsafe connection.owner else { return }
+      let client = unsafe Client(owner)
+      if new != nil {
+        // A pause never becomes less strict: nobody goes on.
+        client.flags.insert(.paused)
+      } else {
+        client.flags.remove(.paused)
+        connection.resume()
+      }
+    }
+  }
+
   // MARK: Settings
 
   func apply(_ new: Settings) {
@@ -362,7 +390,9 @@ final class Worker: @unchecked Sendable {
       let idle = pending == 0 ? now - client.lastActive : stalled
       if limit.softBytes > 0, pending >= limit.softBytes, stalled / 1000 >= limit.softSeconds {
         closeForOutput(connection, client, pending)
-      } else if settings.timeoutSeconds > 0, !isSubscriber, idle / 1000 >= settings.timeoutSeconds {
+      } else if settings.timeoutSeconds > 0, !isSubscriber, pause == nil,
+        idle / 1000 >= settings.timeoutSeconds
+      {
         server.log.verbose("closing idle client \(client.id)")
         connection.close()
       }
@@ -502,6 +532,8 @@ final class Worker: @unchecked Sendable {
     timers = []
     sweepTimer?.close()
     sweepTimer = nil
+    pauseTimer?.close()
+    pauseTimer = nil
     for signal in signals { signal.close() }
     signals = []
     closeListeners()

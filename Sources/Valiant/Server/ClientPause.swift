@@ -1,0 +1,14 @@
+/// A time in which commands of clients wait: CLIENT PAUSE.
+struct ClientPause: Equatable, Sendable {
+  /// Milliseconds of the steady clock.
+  let end: Int
+  /// Whether only commands that change keys wait, or publish.
+  let isForWrites: Bool
+
+  /// What holds when this comes while `other` lasts: the longer time, and the stricter kind.
+  func joined(with other: ClientPause?) -> ClientPause {
+    guard let other, other.end > Clock.steadyMilliseconds else { return self }
+    return ClientPause(
+      end: max(end, other.end), isForWrites: isForWrites && other.isForWrites)
+  }
+}
