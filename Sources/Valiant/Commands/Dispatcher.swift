@@ -159,12 +159,8 @@
     while executed < count {
       execute(executed, bytes, client)
       executed &+= 1
-      if !client.flags.isDisjoint(with: [.closeAfterReply, .paused]) {
-        if isPostponed {
-          isPostponed = false
-          return (executed - 1, .postponed)
-        }
-        if client.flags.contains(.closeAfterReply) { return (executed, .closing) }
+      if !client.flags.isDisjoint(with: [.closeAfterReply, .paused]), let end = ended(client) {
+        return (end == .postponed ? executed &- 1 : executed, end)
       }
       if context.reply.output.count >= Self.flushBytes {
         sentBytes += context.reply.output.count
@@ -172,6 +168,16 @@
       }
     }
     return (executed, .all)
+  }
+
+  /// Why nothing may follow the last command of a client that is paused, or is to go.
+  @inline(never)
+  private mutating func ended(_ client: Client) -> BatchOutcome? {
+    if isPostponed {
+      isPostponed = false
+      return .postponed
+    }
+    return client.flags.contains(.closeAfterReply) ? .closing : nil
   }
 
   private mutating func begin(_ connection: Connection, _ client: Client) {
