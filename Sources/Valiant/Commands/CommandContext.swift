@@ -726,10 +726,9 @@
   func watch(_ index: Int, for transaction: Transaction) {
     let key = key(index)
     let watched = ObservedKey(database: client.database, key: key.bytes.array)
-    if transaction.isWatching(watched) { return }
     // What has expired is gone before anybody watches it.
     _ = entry(index)
-    transaction.addWatched(watched, hash: key.hash)
+    guard transaction.addWatched(watched, hash: key.hash) else { return }
     memory.observers.watch(watched, hash: key.hash, transaction.change, in: key.keyspace)
   }
 

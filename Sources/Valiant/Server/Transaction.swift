@@ -23,6 +23,7 @@ final class Transaction {
   /// Whether a command was refused, so that none may run.
   var isFailed = false
   private(set) var watched: [Watched] = []
+  private var watchedKeys: Set<ObservedKey> = []
   /// Raised when a watched key changes.
   let change = ChangeFlag()
 
@@ -55,10 +56,11 @@ final class Transaction {
       count: command.argumentCount)
   }
 
-  func isWatching(_ key: ObservedKey) -> Bool { watched.contains { $0.key == key } }
-
-  func addWatched(_ key: ObservedKey, hash: UInt64) {
+  /// Adds a key; false when it is watched already.
+  func addWatched(_ key: ObservedKey, hash: UInt64) -> Bool {
+    guard watchedKeys.insert(key).inserted else { return false }
     watched.append(Watched(key: key, hash: hash))
+    return true
   }
 }
 

@@ -278,11 +278,13 @@ final class Worker: @unchecked Sendable {
 
   /// Sends what has come for this loop's subscribers from all who have published in one turn.
   private func flushMessages() {
-    for subscriber in addressees where !subscriber.connection.isClosing {
+    // One that has been held up may go on now, and publish something itself.
+    var all: [Subscribers.Subscriber] = []
+    swap(&all, &addressees)
+    for subscriber in all where !subscriber.connection.isClosing {
       subscriber.connection.flush()
       didEnqueue(subscriber)
     }
-    addressees.removeAll(keepingCapacity: true)
   }
 
   /// Publishes what has become of keys by this loop's own doing.
@@ -313,14 +315,21 @@ final class Worker: @unchecked Sendable {
 
   // MARK: Pauses
 
+  private static let pauseTimerMilliseconds = 1 << 30
+
   /// Makes clients wait, or lets them go on; the latter not while one is being served.
   func setPause(_ new: ClientPause?) {
     pause = new
     pauseTimer?.close()
     pauseTimer = nil
     if let new {
-      let left = max(1, new.end - Clock.steadyMilliseconds)
-      pauseTimer = Timer(on: loop, every: left) { [unowned self] in self.setPause(nil) }
+      let left = min(max(1, new.end - Clock.steadyMilliseconds), Self.pauseTimerMilliseconds)
+      pauseTimer = Timer(on: loop, every: left) { [unowned self] in
+        // A timer does not count to longer ones.
+        if new.end - Clock.steadyMilliseconds < Self.pauseTimerMilliseconds / 2 {
+          self.setPause(nil)
+        }
+      }
     }
     loop.forEachConnection { connection in
       guard let owner = unsafe connection.owner else { return }

@@ -191,8 +191,9 @@ struct HyperLogLog {
     for value in (1...hashBits).reversed() { sum = (sum + Double(histogram[value])) * 0.5 }
     sum += count * sigma(Double(histogram[0]) / count)
     // 1 / (2 ln 2)
-    let estimate = 0.721347520444481703680 * count * count / sum
-    return Int(estimate.rounded())
+    let estimate = (0.721347520444481703680 * count * count / sum).rounded()
+    // Values that no elements give may come from a client.
+    return estimate < 0x1p62 ? Int(estimate) : Int.max
   }
 
   private static func tau(_ part: Double) -> Double {

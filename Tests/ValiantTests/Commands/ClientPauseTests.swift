@@ -65,6 +65,16 @@ import Testing
     #expect(server.send("STRLEN k") == ":300000\r\n")
   }
 
+  @Test("may be longer than any timer counts") func long() {
+    for timeout in ["3000000000", "4611686018427387902"] {
+      #expect(server.send("CLIENT PAUSE \(timeout) WRITE") == "+OK\r\n")
+      #expect(server.send("SET k 1") == "")
+      #expect(server.connect().send("CLIENT UNPAUSE") == "+OK\r\n")
+      #expect(server.send("PING") == "+OK\r\n+PONG\r\n")
+    }
+    #expect(server.connect().send("GET k") == "$1\r\n1\r\n")
+  }
+
   @Test("says what is wrong") func errors() {
     #expect(server.send("CLIENT PAUSE x") == "-ERR timeout is not an integer or out of range\r\n")
     #expect(server.send("CLIENT PAUSE -1") == "-ERR timeout is negative\r\n")

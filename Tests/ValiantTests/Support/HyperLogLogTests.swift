@@ -3,6 +3,18 @@ import Testing
 @testable import Valiant
 
 @Suite("HyperLogLog") struct HyperLogLogTests {
+  @Test("of values that no elements give there is an estimate, too") func impossible() throws {
+    for value in [UInt8(0x00), 0x55, 0xff] {
+      let bytes =
+        Array("HYLL".utf8) + [UInt8](repeating: 0, count: 11) + [0x80]
+        + [UInt8](repeating: value, count: 12_288)
+      let log = try bytes.withBytes { (bytes) throws(HyperLogLog.Failure) in
+        try HyperLogLog(bytes)
+      }
+      #expect(HyperLogLog.estimate(try log.registers()) >= 0)
+    }
+  }
+
   @Test("counts in both forms about as many as there are", arguments: [10, 500, 3000, 100_000])
   func estimate(_ count: Int) throws {
     for sparseMax in [0, 3000, 16_384] {
