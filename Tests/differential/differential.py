@@ -173,6 +173,11 @@ def lcs_option() -> list:
     return chance.choice([["LEN"], ["idx"], ["WITHMATCHLEN"], ["MINMATCHLEN", integer], ["MINMATCHLEN", b"2"], ["bogus"]])
 
 
+def tracking_option() -> list:
+    options = [["BCAST"], ["PREFIX", key], ["OPTIN"], ["optout"], ["NOLOOP"], ["REDIRECT", b"0"], ["PREFIX"], ["bogus"]]
+    return chance.choice(options)
+
+
 def database() -> bytes:
     return integer() if chance.random() < 0.1 else chance.choice([b"0", b"1", b"15", b"16"])
 
@@ -277,6 +282,9 @@ GRAMMAR = [
     ["CLIENT", "GETREDIR"],
     ["CLIENT", "PAUSE", one_of(b"0", b"-1", b"x", b"1.0"), some(one_of(b"WRITE", b"all", b"x"), least=0, most=2)],
     ["CLIENT", "UNPAUSE"],
+    ["CLIENT", "TRACKING", one_of(b"ON", b"on", b"OFF", b"x"), some(tracking_option, least=0, most=3)],
+    ["CLIENT", "TRACKINGINFO"],
+    ["CLIENT", "CACHING", one_of(b"YES", b"no", b"x")],
     ["COMMAND", "GETKEYS", "BITOP", "AND", some(key, least=2)],
     ["COMMAND", "GETKEYSANDFLAGS", one_of(b"RENAME", b"COPY", b"LCS"), key, key],
     ["COMMAND", "GETKEYSANDFLAGS", "MSET", some(key, value)],
@@ -407,23 +415,32 @@ class Server:
         self.listener.settimeout(REPLY_SECONDS)
         self.listener.connect(str(path))
         self.heard = self.listener.makefile("rb")
-        self.listener.sendall(encode([b"PSUBSCRIBE", b"__key*__:*"]))
-        self.reply(self.heard)
+        for request in ([b"HELLO", b"3"], [b"PSUBSCRIBE", b"__key*__:*"], [b"CLIENT", b"TRACKING", b"ON", b"BCAST"]):
+            self.listener.sendall(encode(request))
+            self.reply(self.heard)
 
-    def events(self) -> list[bytes]:
-        """What has happened to keys since this was last asked."""
+    def events(self) -> tuple[list[bytes], set[bytes]]:
+        """What has happened to keys since this was last asked, and of which a copy would be invalid now."""
         self.listener.sendall(encode([b"PING", END]))
         events = []
+        invalid: set[bytes] = set()
         while not events or END not in events[-1]:
-            events.append(self.reply(self.heard))
-        return events[:-1]
+            events.append(self.reply(self.heard, invalid))
+        return events[:-1], invalid
 
-    def reply(self, stream=None) -> bytes:
-        """One reply as it came."""
+    def reply(self, stream=None, invalid: set[bytes] | None = None) -> bytes:
+        """One reply as it came; copies that have become invalid are no reply."""
         stream = stream or self.input
         line = stream.readline()
         if not line.endswith(b"\r\n"):
             raise EOFError(f"{self.name} has closed the connection")
+        if line == b">2\r\n":
+            self.reply(stream)
+            keys = sorted_elements(self.reply(stream))
+            if invalid is not None:
+                # Valiant says of SWAPDB, too, that any key may be another one.
+                invalid.update(key for key in keys if key != b"_" and not re.fullmatch(rb"\*\d+", key))
+            return self.reply(stream, invalid)
         kind, rest = line[:1], line[1:-2]
         if kind in b"$=" and rest != b"-1":
             return line + stream.read(int(rest) + 2)
@@ -436,6 +453,9 @@ class Server:
 
 # The servers are asked one after the other: a second may end in between.
 TIMES = {b"TTL", b"EXPIRETIME"}
+
+
+EXPIRING = {b"SET", b"SETEX", b"PSETEX", b"GETEX", b"RESTORE", b"EXPIRE", b"PEXPIRE", b"EXPIREAT", b"PEXPIREAT", b"EXEC"}
 
 
 # Both know the same elements, in an order of their own.
@@ -465,6 +485,8 @@ class Comparison:
         self.seed = seed
         self.history: deque = deque(maxlen=SHOWN)
         self.compared = 0
+        # Keys that may have been set with a time that had passed.
+        self.over: set[bytes] = set()
 
     def ask(self, *words: bytes) -> None:
         """Sends a request to both servers.
@@ -476,9 +498,13 @@ class Comparison:
         self.history.append(request)
         self.compared += 1
         name = request[0].upper()
-        events = [server.events() for server in self.servers]
-        if events[0] != events[1]:
-            self.differ(*(b"events: " + b"".join(all) for all in events))
+        (events, ours), (others, theirs) = [server.events() for server in self.servers]
+        # Redis keeps a key that was over from the beginning until it comes across it.
+        if events != others or ours - theirs or theirs - ours - self.over:
+            self.differ(*(b"events: %b, invalid: %b" % (b"".join(all), b" ".join(sorted(keys)))
+                          for all, keys in ((events, ours), (others, theirs))))
+        if name in EXPIRING:
+            self.over |= ours
         if replies[0] == replies[1] or (name in TIMES and are_close(*replies)):
             return
         if name in SETS and sorted_elements(replies[0]) == sorted_elements(replies[1]):
@@ -512,6 +538,7 @@ class Comparison:
             for kind in (b"string", b"STRING", b"list"):
                 self.ask(b"SCAN", b"0", b"COUNT", b"1000", b"TYPE", kind)
         self.ask(b"FLUSHALL")
+        self.over.clear()
         counts = [re.findall(rb"keyspace_(?:hits|misses):\d+", server.ask([b"INFO", b"stats"])) for server in self.servers]
         if counts[0] != counts[1]:
             self.differ(*(b" ".join(count) for count in counts))

@@ -71,9 +71,10 @@ enum ClientCommands: CommandFamily {
           summary:
             "Returns the client ID to which the connection's tracking notifications are redirected.",
           since: "6.0.0",
-          handler: { context throws(CommandError) in context.reply.integer(-1) }),
-        .help("CLIENT", since: "5.0.0"),
-      ])
+          handler: { context throws(CommandError) in
+            context.reply.integer(context.client.redirect)
+          }),
+      ] + TrackingCommands.subcommands + [.help("CLIENT", since: "5.0.0")])
   ]
 
   // MARK: Names
@@ -178,6 +179,10 @@ enum ClientCommands: CommandFamily {
     if client.queuedCount >= 0 { flags += "x" }
     if client.isNoTouch { flags += "T" }
     if client.isSubscriber { flags += "P" }
+    let modes = client.trackingModes
+    if modes.contains(.on) { flags += "t" }
+    if modes.contains(.brokenRedirect) { flags += "R" }
+    if modes.contains(.broadcast) { flags += "B" }
     if client.address.isUnix { flags += "U" }
     let fields: [(String, String)] = [
       ("id", "\(client.id)"),
@@ -197,7 +202,7 @@ enum ClientCommands: CommandFamily {
       ("rbs", "0"), ("rbp", "0"), ("obl", "0"), ("oll", client.outputBytes > 0 ? "1" : "0"),
       ("omem", "\(client.outputBytes)"),
       ("tot-mem", "\(client.inputBytes + client.outputBytes + client.queuedBytes + 1024)"),
-      ("events", "r"), ("cmd", command), ("user", "default"), ("redir", "-1"),
+      ("events", "r"), ("cmd", command), ("user", "default"), ("redir", "\(client.redirect)"),
       ("resp", "\(client.protocolVersion)"),
       ("lib-name", snapshot.libraryName), ("lib-ver", snapshot.libraryVersion),
     ]

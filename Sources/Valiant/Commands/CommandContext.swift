@@ -407,7 +407,12 @@
 
   /// Does what setting the key that argument `index` names to something that is over comes to.
   func expireAtOnce(_ index: Int) {
-    if !removeQuietly(index) { tell(.new, index) }
+    if !removeQuietly(index) {
+      // It has been there for no time at all.
+      let key = key(index)
+      key.keyspace.noteEdit(key.bytes, hash: key.hash, memory)
+      tell(.new, index)
+    }
     for event in [KeyspaceEvent.set, .expire, .expired] { tell(event, index) }
   }
 
@@ -497,7 +502,31 @@
   /// Has them noted as the client wants it.
   @inline(__always)
   mutating func adoptClient() {
+    memory.author = client.id
     if client.flags.contains(.noTouch) != leavesAlone { renewAccess() }
+  }
+
+  // MARK: Copies of keys
+
+  /// Has the client told when a key changes that it is about to read, if it wants that.
+  ///
+  /// Before the command runs: what changes a key between the two is told behind the reply.
+  mutating func rememberReads() {
+    guard unsafe row.pointee.flags.contains(.readonly), unsafe row.pointee.firstKey > 0,
+      client.wantsCopies
+    else { return }
+    let named = hashKeys()
+    if !isInTransaction { named.lock(in: shards) }
+    let reader = KeyReader(queue: worker.trackingClients.queue, client: client.id)
+    for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
+      let key = key(index)
+      // What has expired is gone before anybody reads it.
+      _ = entry(index)
+      memory.observers.remember(
+        ObservedKey(database: client.database, key: key.bytes.array), hash: key.hash, reader,
+        keysMax: settings.trackedKeysMax, in: shards[hash: key.hash])
+    }
+    if !isInTransaction { named.unlock(in: shards) }
   }
 
   // MARK: All keys

@@ -30,6 +30,16 @@ enum CommandError: Error {
   case timeoutNegative
   case unblockReason
   case pauseMode
+  case prefixWithoutBroadcast
+  case broadcastSwitch
+  case broadcastWithOptions
+  case optInAndOut
+  case optSwitch
+  case prefixesOverlap([UInt8], isOld: Bool, [UInt8])
+  case redirectTwice
+  case redirectUnknown
+  case cachingWithoutTracking
+  case cachingMode(String, needs: String)
   case notAHyperLogLog
   case corruptHyperLogLog
   case onlyWhileSubscribed(String)
@@ -106,6 +116,10 @@ enum CommandError: Error {
     case .unsupportedOption(let option):
       // Redis shows what stands in front of a zero byte.
       return "ERR Unsupported option ".utf8 + Array(option.prefix { $0 != 0 })
+    case .prefixesOverlap(let prefix, let isOld, let other):
+      return "ERR Prefix '".utf8 + prefix
+        + "' overlaps with \(isOld ? "an existing" : "another provided") prefix '".utf8 + other
+        + "'. Prefixes for a single client must not overlap.".utf8
     case .transactionRefused(let reason):
       return "EXECABORT Transaction discarded because of: ".utf8 + reason
     case .unknownSetting(let name):
@@ -172,6 +186,22 @@ enum CommandError: Error {
         + "configuration file, and then restart the server."
     case .timeoutNotAnInteger: "ERR timeout is not an integer or out of range"
     case .timeoutNegative: "ERR timeout is negative"
+    case .prefixWithoutBroadcast: "ERR PREFIX option requires BCAST mode to be enabled"
+    case .broadcastSwitch:
+      "ERR You can't switch BCAST mode on/off before disabling tracking for this client, and then "
+        + "re-enabling it with a different mode."
+    case .broadcastWithOptions: "ERR OPTIN and OPTOUT are not compatible with BCAST"
+    case .optInAndOut: "ERR You can't specify both OPTIN mode and OPTOUT mode"
+    case .optSwitch:
+      "ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then "
+        + "re-enabling it with a different mode."
+    case .redirectTwice: "ERR A client can only redirect to a single other client"
+    case .redirectUnknown: "ERR The client ID you want redirect to does not exist"
+    case .cachingWithoutTracking:
+      "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or "
+        + "OPTOUT mode enabled"
+    case .cachingMode(let answer, let mode):
+      "ERR CLIENT CACHING \(answer) is only valid when tracking is enabled in \(mode) mode."
     case .pauseMode: "ERR CLIENT PAUSE mode must be WRITE or ALL"
     case .unblockReason: "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"
     case .aboveMemoryMax, .needsRoom: "OOM command not allowed when used memory > 'maxmemory'."
@@ -222,8 +252,8 @@ enum CommandError: Error {
       "ERR CONFIG SET failed (possibly related to argument '\(name)') - \(reason)"
     case .noShutdown: "ERR No shutdown in progress."
     case .unknownCommand, .unknownSubcommand, .subcommandSyntax, .helloOption, .unknownClientType,
-      .noSuchUser,
-      .unrecognizedOption, .unsupportedOption, .unknownSetting, .transactionRefused:
+      .noSuchUser, .prefixesOverlap, .unrecognizedOption, .unsupportedOption, .unknownSetting,
+      .transactionRefused:
       preconditionFailure("has bytes of the client in it")
     }
   }

@@ -82,6 +82,7 @@ enum ConnectionCommands: CommandFamily {
     let client = context.client
     client.endTransaction(in: context.server.store)
     context.worker.unsubscribeAll(client)
+    context.worker.trackers?.end(client)
     client.database = 0
     client.protocolVersion = 2
     context.reply.protocolVersion = 2

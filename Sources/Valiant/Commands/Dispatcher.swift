@@ -195,6 +195,7 @@
   private mutating func end(_ connection: Connection, _ client: Client) {
     context.sendPublications()
     connection.send(&context.reply.output)
+    context.worker.deliverInvalidations()
     context.reply.output.bytes.clear(keeping: Self.keptOutputBytes)
     let pending = connection.pendingOutputBytes
     client.outputBytes = pending
@@ -482,6 +483,19 @@
     let isSkipped = client.flags.contains(.skipNextReply)
     let start = beginReply(client)
     defer { endReply(client, from: start) }
+    runCarefully(index, request, client, isSkipped: isSkipped)
+    // CLIENT CACHING is about the next command or transaction.
+    if client.flags.contains(.caching), !client.flags.contains(.transaction), !isPostponed,
+      !request[0].equalsIgnoringCase("client")
+    {
+      client.flags.remove(.caching)
+    }
+  }
+
+  @inline(__always)
+  private mutating func runCarefully(
+    _ index: Int, _ request: Request, _ client: Client, isSkipped: Bool
+  ) {
     do throws(CommandError) {
       let command = try unsafe resolve(batch[index].command, request)
       // Statistics are kept for the subcommand.
@@ -536,6 +550,10 @@
       if firstKey > 0 { unsafe batch[index].hash = context.memory.hashing.hash(request[firstKey]) }
       // CLIENT LIST shows the command that asks, too.
       client.lastCommand = unsafe command.pointee.index
+      if client.flags.contains(.tracking) {
+        unsafe context.begin(command, request)
+        context.rememberReads()
+      }
       unsafe run(command, request, batch[index].hash)
     } catch {
       failTransaction(client)
@@ -619,6 +637,7 @@
   private mutating func executeQueued() {
     let command = unsafe context.row
     let start = Clock.steadyNanoseconds
+    if context.client.flags.contains(.tracking) { context.rememberReads() }
     do throws(CommandError) {
       try unsafe command.pointee.call(&context)
     } catch {

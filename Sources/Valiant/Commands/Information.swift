@@ -73,7 +73,9 @@ struct Information {
     var input = 0
     var output = 0
     let pause = server.pause
+    var trackers = 0
     server.clients.forEachClient {
+      if $0.client.trackingModes.contains(.on) { trackers += 1 }
       input = max(input, $0.client.inputBytes)
       output = max(output, $0.client.outputBytes)
     }
@@ -84,7 +86,7 @@ struct Information {
       ("client_recent_max_input_buffer", "\(input)"),
       ("client_recent_max_output_buffer", "\(output)"),
       ("blocked_clients", "0"),
-      ("tracking_clients", "0"),
+      ("tracking_clients", "\(trackers)"),
       ("clients_in_timeout_table", "0"),
       ("paused_reason", pause == nil ? "none" : "client_pause"),
       ("paused_actions", pause.map { $0.isForWrites ? "write" : "all" } ?? "none"),
@@ -164,6 +166,7 @@ struct Information {
 
   private var statisticsFields: [Field] {
     let expired = server.store.census(isLocked: isLocked).expired
+    let observers = server.store.memory.observers
     return [
       ("total_connections_received", "\(sum { $0.connectionsReceived.value })"),
       ("total_commands_processed", "\(sum { $0.commandsProcessed.value })"),
@@ -179,6 +182,9 @@ struct Information {
       ("pubsub_channels", "\(server.pubSub.count(.channel))"),
       ("pubsub_patterns", "\(server.pubSub.count(.pattern))"),
       ("pubsubshard_channels", "\(server.pubSub.count(.shardChannel))"),
+      ("tracking_total_keys", "\(observers.readKeyCount)"),
+      ("tracking_total_items", "\(observers.readerCount)"),
+      ("tracking_total_prefixes", "\(observers.prefixCount)"),
       ("total_error_replies", "\(sum { $0.errorReplies.value })"),
       (
         "client_query_buffer_limit_disconnections",

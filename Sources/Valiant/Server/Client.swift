@@ -39,6 +39,9 @@ import Synchronization
     let queuedBytes = Atomic<Int>(0)
     var transaction: Transaction?
     var subscriptions: Subscriptions?
+    var trackedPrefixes: [[UInt8]] = []
+    let trackingModes = Atomic<UInt8>(0)
+    let redirect = Atomic<Int>(-1)
     /// How many there are of each kind.
     let channelCount = Atomic<Int>(0)
     let patternCount = Atomic<Int>(0)
@@ -161,6 +164,35 @@ import Synchronization
 
   /// Whether it listens to anything.
   var isSubscriber: Bool { SubscriptionKind.allCases.contains { subscriptionCount($0) > 0 } }
+
+  // MARK: Copies of keys
+
+  /// How keys begin of which it wants to hear.
+  var trackedPrefixes: [[UInt8]] {
+    get { unsafe state.pointee.trackedPrefixes }
+    nonmutating set { unsafe state.pointee.trackedPrefixes = newValue }
+  }
+
+  /// Whether and how it is told of copies that are invalid. Any thread may ask.
+  var trackingModes: TrackingModes {
+    get { TrackingModes(rawValue: unsafe state.pointee.trackingModes.load(ordering: .relaxed)) }
+    nonmutating set {
+      unsafe state.pointee.trackingModes.store(newValue.rawValue, ordering: .relaxed)
+    }
+  }
+
+  /// Identifier of the client that is told in its place; 0 for itself, -1 when nobody is. Any thread
+  /// may ask.
+  var redirect: Int {
+    get { unsafe state.pointee.redirect.load(ordering: .relaxed) }
+    nonmutating set { unsafe state.pointee.redirect.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Whether it wants to hear when that changes which its next command reads.
+  var wantsCopies: Bool {
+    let (modes, isSaid) = (trackingModes, flags.contains(.caching))
+    return modes.contains(.optIn) ? isSaid : modes.contains(.optOut) ? !isSaid : true
+  }
 
   // MARK: Transactions
 
@@ -330,6 +362,10 @@ struct ClientFlags: OptionSet, Sendable {
   static let noTouch = ClientFlags(rawValue: 128)
   /// CLIENT PAUSE: some of its commands wait.
   static let paused = ClientFlags(rawValue: 256)
+  /// It is told when keys change that it has read.
+  static let tracking = ClientFlags(rawValue: 512)
+  /// CLIENT CACHING has said something about its next command.
+  static let caching = ClientFlags(rawValue: 1024)
 }
 
 /// All clients of a server, on whichever loop.
@@ -412,6 +448,9 @@ final class ClientRegistry: Sendable {
       }
     }
   }
+
+  /// The number of the loop that a client belongs to; nil when there is no such client.
+  func workerIndex(of id: Int) -> Int? { clients.withLock { $0[id]?.workerIndex } }
 
   /// Calls `body` with one client.
   func with<Result>(_ client: Client, _ body: (Snapshot) -> Result) -> Result {

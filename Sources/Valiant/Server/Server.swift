@@ -476,6 +476,16 @@ public final class Server: Sendable {
     }
   }
 
+  /// Tells a client, on whichever loop, of which keys copies are invalid.
+  ///
+  /// - Parameter isGone: Called, on whichever thread, when there is no such client any more.
+  func tell(
+    _ client: Int, _ message: InvalidationMessage, isGone: @escaping @Sendable () -> Void
+  ) {
+    guard let index = clients.workerIndex(of: client) else { return isGone() }
+    workers[index].post { if !$0.tell(client, message) { isGone() } }
+  }
+
   /// Has messages reach the subscribers of one loop.
   func post(_ publications: [Publication], to worker: Int) {
     let worker = state.withLock { worker < $0.workers.count ? $0.workers[worker] : nil }

@@ -35,6 +35,10 @@ final class Worker: @unchecked Sendable {
   /// For what this loop does to the store by itself.
   private let memory: StorageContext
   private let events = PendingEvents()
+  /// Those with copies of keys; nil as long as there was none.
+  private(set) var trackers: TrackingClients?
+  /// Who is told in place of others. Found once: there may be thousands of connections.
+  private var recipients: [Int: Subscribers.Subscriber] = [:]
   /// Those who have got messages that are not sent yet.
   private var addressees: [Subscribers.Subscriber] = []
 
@@ -186,6 +190,8 @@ final class Worker: @unchecked Sendable {
     server.store.memory.pool.countArriving(-client.arrivingBytes)
     client.endTransaction(in: server.store)
     unsubscribeAll(client)
+    trackers?.end(client)
+    recipients[client.id] = nil
     addressees.removeAll { $0.client.id == client.id }
     server.clients.remove(client)
     server.didLeave(self)
@@ -276,6 +282,14 @@ final class Worker: @unchecked Sendable {
     if !addressees.isEmpty { loop.callBeforeWaiting() }
   }
 
+  /// Puts a message behind what a client has not got yet; it is sent before the loop waits.
+  func enqueue(_ first: UInt8, _ message: [UInt8], to subscriber: Subscribers.Subscriber) {
+    let isFirst = message.withBytes { subscriber.connection.enqueue(first, $0) }
+    if isFirst { addressees.append(subscriber) }
+    didEnqueue(subscriber)
+    loop.callBeforeWaiting()
+  }
+
   /// Sends what has come for this loop's subscribers from all who have published in one turn.
   private func flushMessages() {
     // One that has been held up may go on now, and publish something itself.
@@ -307,10 +321,53 @@ final class Worker: @unchecked Sendable {
     let pending = subscriber.connection.pendingOutputBytes
     subscriber.client.outputBytes = pending
     countHeld(subscriber.client)
-    let limit = settings.subscriberOutputLimit.hardBytes
+    let isSubscriber = subscriber.client.flags.contains(.subscriber)
+    let limit = settings.outputLimit(ofSubscriber: isSubscriber).hardBytes
     if limit > 0, pending > limit, !subscriber.connection.isClosing {
       closeForOutput(subscriber.connection, subscriber.client, pending)
     }
+  }
+
+  // MARK: Clients with copies of keys
+
+  /// Those of this loop.
+  var trackingClients: TrackingClients {
+    let all = trackers ?? TrackingClients(of: self)
+    trackers = all
+    return all
+  }
+
+  /// Tells clients what has become invalid of that of which they have copies.
+  @inline(__always)
+  func deliverInvalidations() {
+    if let trackers { trackers.deliver() }
+  }
+
+  func redirectDidBreak(of client: Int) { trackers?.redirectDidBreak(of: client) }
+
+  /// Tells a client of this loop in the place of another one.
+  ///
+  /// - Returns: False when it has gone.
+  func tell(_ client: Int, _ message: InvalidationMessage) -> Bool {
+    guard let recipient = recipient(client) else { return false }
+    if recipient.client.protocolVersion == 3 {
+      enqueue(UInt8(ascii: ">"), message.push, to: recipient)
+    } else if recipient.client.flags.contains(.subscriber) {
+      enqueue(UInt8(ascii: "*"), message.channelMessage, to: recipient)
+    }
+    return true
+  }
+
+  private func recipient(_ id: Int) -> Subscribers.Subscriber? {
+    if let known = recipients[id] { return known }
+    loop.forEachConnection { connection in
+      guard let owner = unsafe connection.owner else { return }
+      let client = unsafe Client(owner)
+      if client.id == id {
+        recipients[id] = Subscribers.Subscriber(client: client, connection: connection)
+      }
+    }
+    return recipients[id]
   }
 
   // MARK: Pauses
@@ -369,6 +426,7 @@ final class Worker: @unchecked Sendable {
       if !isEvicting { evictExcess() }
       limitHeld()
       SharedBlock.freeUnneeded()
+      server.store.limitReadKeys(to: settings.trackedKeysMax)
     }
     if !isConsolidating, server.store.memory.pool.isFragmented { consolidate() }
     if isDraining { drainStep() }

@@ -127,6 +127,11 @@ struct Setting: Sendable {
         "Which events of keys are published: `K` and `E` for channels of keys and of events, `g` `$` `x` `e` `m` `n` for commands of no type, of strings, expiry, eviction, misses and new keys, `A` for most; empty for none."
     ),
     Setting(
+      "tracking-table-max-keys", .integer(\.trackedKeysMax, 0...Int.max), change: .anyTime,
+      summary:
+        "Keys of which clients in tracking mode may have copies at most: behind that some are told early that theirs are invalid; 0 for any number."
+    ),
+    Setting(
       "lfu-log-factor", .integer(\.lfuLogFactor, 0...1_000_000), change: .anyTime,
       summary: "How slowly the counters of the LFU policies grow."),
     Setting(

@@ -50,6 +50,8 @@ public struct Settings: Sendable, Equatable {
   var debugCommand = DebugPermission.no
   /// Bytes above which a HyperLogLog gets six bits for each register, 0...16,384.
   var hyperLogLogSparseMaxBytes = 3000
+  /// Keys whose readers are remembered at most, because they have copies; 0 for any number.
+  var trackedKeysMax = 1_000_000
   /// Which events of keys are published.
   var keyspaceEvents: KeyspaceEvents = []
   /// Events below this level are not logged.

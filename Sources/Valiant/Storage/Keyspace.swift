@@ -51,18 +51,21 @@ struct Keyspace: ~Copyable {
   /// All changes of keys pass here, before they happen. At worst somebody hears of a change for which
   /// there was no memory.
   @inline(__always)
-  private func note(
+  private mutating func note(
     _ change: KeyChange, _ key: Bytes, hash: UInt64, _ memory: StorageContext
   ) {
     if !observers.isEmpty { tell(change, key, hash, memory) }
   }
 
   @inline(never)
-  private func tell(
+  private mutating func tell(
     _ change: KeyChange, _ key: Bytes, _ hash: UInt64, _ memory: StorageContext
   ) {
-    if observers.contains(.watcher) {
-      memory.observers.note(key, hash: hash, database: Int(database))
+    if !observers.isDisjoint(with: .noted) {
+      let author = change == .commanded ? memory.author : 0
+      let isUnread = memory.observers.note(
+        key, hash: hash, database: Int(database), author: author)
+      if isUnread { observers.remove(.reader) }
     }
     if observers.contains(.listener), change != .commanded {
       memory.listener?(change, key, Int(database))
@@ -433,7 +436,7 @@ struct Keyspace: ~Copyable {
   }
 
   /// Tells those who want to know that `key` has been edited.
-  func noteEdit(_ key: Bytes, hash: UInt64, _ memory: StorageContext) {
+  mutating func noteEdit(_ key: Bytes, hash: UInt64, _ memory: StorageContext) {
     note(.commanded, key, hash: hash, memory)
   }
 

@@ -97,10 +97,10 @@ import Glibc
       return unsafe KeyspaceReference(pointer: first + (database - 1))
     }
     let first = UnsafeMutablePointer<Keyspace>.allocate(capacity: Self.databaseCount - 1)
-    let listener = keyspace(0).observers.intersection(.listener)
+    let observers = keyspace(0).observers.intersection(.storeWide)
     for index in 0..<Self.databaseCount - 1 {
       unsafe (first + index).initialize(to: Keyspace(database: index + 1))
-      unsafe first[index].insertObserver(listener)
+      unsafe first[index].insertObserver(observers)
     }
     unsafe others.pointee = first
     return unsafe KeyspaceReference(pointer: first + (database - 1))

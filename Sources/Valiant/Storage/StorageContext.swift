@@ -3,8 +3,8 @@
 /// One pointer, so that it is handed down in a register: passing its parts would cost a GET twenty
 /// instructions.
 ///
-/// Invariant: `state` is initialised from `init` or `copy` to `end` or `free`. `access` is written
-/// by one thread, to which the copy belongs; the rest never changes.
+/// Invariant: `state` is initialised from `init` or `copy` to `end` or `free`. `access`, `listener`
+/// and `author` are written by one thread, to which the copy belongs; the rest never changes.
 @safe struct StorageContext: Sendable {
   private struct State {
     let hashing: SipHash
@@ -14,6 +14,7 @@
     let observers: KeyObservers
     var access: AccessTracking
     var listener: RemovalListener?
+    var author = 0
   }
 
   /// Hears of keys that go by themselves, under the lock of their shard.
@@ -41,6 +42,13 @@
   var listener: RemovalListener? {
     get { unsafe state.pointee.listener }
     nonmutating set { unsafe state.pointee.listener = newValue }
+  }
+
+  /// Identifier of the client that changes keys by this copy; 0 for nobody.
+  @inline(__always)
+  var author: Int {
+    get { unsafe state.pointee.author }
+    nonmutating set { unsafe state.pointee.author = newValue }
   }
 
   /// Ends a copy.

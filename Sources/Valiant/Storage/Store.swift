@@ -348,6 +348,7 @@ import Synchronization
         removed.add(keyspace.takeAll())
       }
     }
+    memory.observers.noteEverything(in: shards)
     if !isLocked { unlockAll() }
     return removed
   }
@@ -363,6 +364,7 @@ import Synchronization
       for database in [first, second] { noteAll(index, database, in: both) }
       both[0].swap(with: both[1])
     }
+    memory.observers.noteEverything(in: shards)
     if !isLocked { unlockAll() }
   }
 
@@ -385,6 +387,56 @@ import Synchronization
       }
     }
   }
+
+  // MARK: Clients with copies of keys
+
+  /// Has a loop told of keys that its clients have read, and whose copies become invalid.
+  func beginTracking(_ queue: InvalidationQueue) { memory.observers.beginTracking(queue) }
+
+  /// Takes back what `beginTracking` has done. O(1); behind the last one O(shards), and
+  /// O(keys read) to free what was remembered.
+  ///
+  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
+  func endTracking(_ queue: InvalidationQueue, isLocked: Bool) {
+    guard memory.observers.endTracking(queue) else { return }
+    if !isLocked { lockAll() }
+    memory.observers.forgetReadersIfAlone(in: shards)
+    if !isLocked { unlockAll() }
+  }
+
+  /// Counts one more (1) or one less (-1) for each of `prefixes` who wants to hear of keys that begin
+  /// like that.
+  ///
+  /// O(shards × prefixes).
+  ///
+  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
+  func changeTrackers(
+    of prefixes: [[UInt8]], by difference: Int, _ queue: InvalidationQueue, isLocked: Bool
+  ) {
+    if prefixes.isEmpty { return }
+    if !isLocked { lockAll() }
+    memory.observers.changeTrackers(of: prefixes, by: difference, queue, in: shards)
+    if !isLocked { unlockAll() }
+  }
+
+  /// Forgets who has read keys that are too many; those are told as if the keys had changed.
+  ///
+  /// O(shards): some of each a call.
+  ///
+  /// - Parameter keysMax: 0 for any number.
+  func limitReadKeys(to keysMax: Int) {
+    if keysMax == 0 || memory.observers.readKeyCount <= keysMax { return }
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      let isAbove = shard.withLock {
+        memory.observers.forgetReaders(
+          in: shard, index, above: keysMax, steps: Self.forgottenReadKeysMax)
+      }
+      if !isAbove { return }
+    }
+  }
+
+  private static let forgottenReadKeysMax = 64
 
   /// Tells those who watch keys of a database that all of them change which are in `keyspaces`.
   private func noteAll(_ shard: Int, _ database: Int, in keyspaces: [KeyspaceReference]) {
