@@ -78,17 +78,19 @@ public func run(arguments: [String]) -> Int32 {
   }
   unblockSignals()
   let server = Server(settings: settings)
-  server.setConfigurationFile(invocation.file ?? "")
+  logStateFile(invocation, server.log)
+  let configuration = Configuration(invocation, saying: settings)
+  server.setConfiguration(configuration)
   let manager = ServiceManager()
   do throws(Server.StartFailure) {
     try server.start(under: manager) { worker in
-      let reload = Reload(server: server, invocation: invocation, loaded: settings)
+      let reload = { reloadSettings(configuration, of: server) }
       if manager.isPresent {
         let supervision = Supervision(server: server, manager: manager)
         worker.every(milliseconds: supervision.interval) { supervision.report() }
-        worker.onSignal(SIGHUP) { supervision.reload { reload.run() } }
+        worker.onSignal(SIGHUP) { supervision.reload(reload) }
       } else {
-        worker.onSignal(SIGHUP) { reload.run() }
+        worker.onSignal(SIGHUP, reload)
       }
       for (number, name) in [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT")] {
         worker.onSignal(number) {
@@ -131,43 +133,38 @@ private func documentation(_ what: String) throws(StartError) -> String {
 
 /// SIGHUP: reads the configuration again and applies what has changed in it.
 ///
-/// What CONFIG SET changed stays, unless the file says something new about it. Belongs to the first
-/// worker's thread.
-private final class Reload {
-  private unowned let server: Server
-  private let invocation: Invocation
-  /// What file and flags said last.
-  private var loaded: Settings
-
-  init(server: Server, invocation: Invocation, loaded: Settings) {
-    self.server = server
-    self.invocation = invocation
-    self.loaded = loaded
+/// What CONFIG SET changed stays, unless the sources say something new about it.
+private func reloadSettings(_ configuration: Configuration, of server: Server) {
+  let changes: [Configuration.Change]
+  do throws(StartError) {
+    changes = try configuration.reload()
+  } catch {
+    server.log.warning("configuration not reloaded, nothing changed: \(error)")
+    return
   }
-
-  func run() {
-    let new: Settings
-    do throws(StartError) {
-      new = try invocation.settings()
-    } catch {
-      server.log.warning("configuration not reloaded, nothing changed: \(error)")
-      return
-    }
-    let source = invocation.file ?? "the command line"
-    let changed = Setting.all.filter { $0.text(in: loaded) != $0.text(in: new) }
-    if changed.isEmpty {
-      server.log.notice("reloaded \(source): unchanged")
-    }
-    for setting in changed {
-      let (old, text) = (setting.text(in: loaded), setting.text(in: new))
-      let words = setting.isSecret ? "changed" : "'\(old)' is now '\(text)'"
-      if setting.change == .anyTime {
-        server.changeSettings { settings in try? setting.read(text, into: &settings) }
-        server.log.notice("reloaded \(source): \(setting.name) \(words)")
-      } else {
-        server.log.warning("reloaded \(source): \(setting.name) \(words), after a restart")
+  let source = configuration.invocation.file ?? "the command line"
+  if changes.isEmpty { server.log.notice("reloaded \(source): unchanged") }
+  for change in changes {
+    let setting = change.setting
+    let words = setting.isSecret ? "changed" : "'\(change.old)' is now '\(change.new)'"
+    if setting.change == .anyTime {
+      server.changeSettings { settings in
+        try? setting.read(change.new, into: &settings)
+        return []
       }
+      server.log.notice("reloaded \(source): \(setting.name) \(words)")
+    } else {
+      server.log.warning("reloaded \(source): \(setting.name) \(words), after a restart")
     }
-    loaded = new
   }
+  logStateFile(configuration.invocation, server.log)
+}
+
+/// Says which settings do not come from the configuration file, where one would look for them.
+private func logStateFile(_ invocation: Invocation, _ log: Log) {
+  guard let stateFile = invocation.stateFile, let file = invocation.file,
+    let names = try? invocation.namesInStateFile(), !names.isEmpty
+  else { return }
+  log.notice(
+    "\(stateFile), written by CONFIG REWRITE, wins over \(file): \(names.joined(separator: ", "))")
 }

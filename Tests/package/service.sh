@@ -82,6 +82,21 @@ eventually 'reload reads the configuration again' 5 reloaded 77
 eventually 'and is active then' 5 is_active
 same 'the keys are still there' 2 "$(cli DBSIZE)"
 
+# What CONFIG SET has changed holds after a restart, though the service may not write to /etc.
+before=$(md5sum $conf)
+kept=/var/lib/valiant/valiant.conf
+same 'CONFIG SET, CONFIG REWRITE' 'OK OK' "$(cli CONFIG SET maxmemory 64mb lfu-decay-time 9) $(cli CONFIG REWRITE)"
+same 'it is kept in the state directory' '600 valiant maxmemory 67108864 lfu-decay-time 9' \
+  "$(stat -c '%a %U' $kept) $(grep maxmemory $kept) $(grep lfu $kept)"
+same 'and the configuration file is what it was' "$before" "$(md5sum $conf)"
+systemctl restart valiant
+same 'a restart finds it' 67108864 "$(cli CONFIG GET maxmemory | tail -n 1)"
+said_so() { journalctl -u valiant --no-pager | grep -q "$kept.*wins over $conf: maxmemory, lfu-decay-time"; }
+eventually 'and the journal says where it comes from' 5 said_so
+same 'CONFIG SET back to what the file says' 'OK OK' "$(cli CONFIG SET maxmemory 0 lfu-decay-time 1) $(cli CONFIG REWRITE)"
+same 'keeps nothing' '' "$(grep -v '^#' $kept | grep .)"
+rm $kept
+
 # A loop that hangs: the process is stopped, so that none of its threads turns.
 mkdir -p /run/systemd/system/valiant.service.d
 printf '[Service]\nWatchdogSec=2\n' >/run/systemd/system/valiant.service.d/watchdog.conf

@@ -219,6 +219,41 @@ sleep 0.2
 same 'SIGHUP without a file does no harm' PONG "$(cli PING)"
 stop
 
+# ---- CONFIG REWRITE -------------------------------------------------------------------------------------------------
+
+printf '# mine\nport 0\nmaxclients 77\nTIMEOUT 3\ntimeout 33\n\n# the end' >r.conf
+chmod 640 r.conf
+start "$binary" --config r.conf
+same 'CONFIG REWRITE with nothing to write' OK "$(cli CONFIG REWRITE)"
+same 'leaves the file as it was' '# mine|port 0|maxclients 77|TIMEOUT 3|timeout 33||# the end' "$(paste -sd '|' r.conf)"
+same 'CONFIG SET of several' OK \
+  "$(cli CONFIG SET timeout 44 requirepass "a \"b' c" client-output-buffer-limit 'pubsub 4mb 2mb 9' maxmemory 30%)"
+same 'CONFIG REWRITE' OK "$(cli -a "a \"b' c" --no-auth-warning CONFIG REWRITE)"
+grep -v -e requirepass -e output r.conf >rest
+same 'changes the lines of what has changed, and adds others' \
+  '# mine|port 0|maxclients 77|timeout 44||# the end||# Written by CONFIG REWRITE.|maxmemory 30%' "$(paste -sd '|' rest)"
+same 'for whom it was readable before' 640 "$(stat -c %a r.conf)"
+like 'and is told in the log' '*CONFIG REWRITE: wrote *timeout*r.conf*' "$(cat "$log")"
+if grep -q "b' c" "$log"; then not_ok 'but not the password'; else ok 'but not the password'; fi
+memory=$(cli -a "a \"b' c" --no-auth-warning CONFIG GET maxmemory | tail -n 1)
+ends 'SIGTERM after CONFIG REWRITE'
+start "$binary" --config r.conf --timeout 5
+export REDISCLI_AUTH="a \"b' c"
+same 'a restart finds what was written' "77 $memory" "$(config maxclients) $(config maxmemory)"
+like 'all of it' '*pubsub 4194304 2097152 9' "$(config client-output-buffer-limit)"
+same 'CONFIG SET of what a flag says' OK "$(cli CONFIG SET timeout 6)"
+same 'is written as well' OK "$(cli CONFIG REWRITE)"
+like 'with a warning' '*flag --timeout will win*' "$(cat "$log")"
+same 'a value that no line can give' OK "$(printf 'CONFIG SET requirepass "x\\ny"\n' | cli)"
+export REDISCLI_AUTH=$'x\ny'
+like 'is refused' 'ERR Rewriting config file: no line can give requirepass*' "$(cli CONFIG REWRITE)"
+unset REDISCLI_AUTH
+same 'and changes nothing' 'timeout 6' "$(grep -i timeout r.conf)"
+stop
+start "$binary" --port 0
+same 'CONFIG REWRITE without a file' 'ERR The server is running without a config file' "$(cli CONFIG REWRITE)"
+stop
+
 # ---- Limits --------------------------------------------------------------------------------------------------------
 
 start "$binary" --port 0 --maxclients 2

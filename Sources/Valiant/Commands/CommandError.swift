@@ -93,6 +93,8 @@ enum CommandError: Error {
   case wrongArgumentsForCommand
   case unknownSetting([UInt8])
   case settingFailed(name: String, reason: String)
+  case noSettingsFile
+  case rewriteFailed(String)
   case noShutdown
 
   /// The error's whole text, from its code on.
@@ -250,6 +252,8 @@ enum CommandError: Error {
     case .wrongArgumentsForCommand: "ERR Invalid number of arguments specified for command"
     case .settingFailed(let name, let reason):
       "ERR CONFIG SET failed (possibly related to argument '\(name)') - \(reason)"
+    case .noSettingsFile: "ERR The server is running without a config file"
+    case .rewriteFailed(let reason): "ERR Rewriting config file: \(reason)"
     case .noShutdown: "ERR No shutdown in progress."
     case .unknownCommand, .unknownSubcommand, .subcommandSyntax, .helloOption, .unknownClientType,
       .noSuchUser, .prefixesOverlap, .unrecognizedOption, .unsupportedOption, .unknownSetting,

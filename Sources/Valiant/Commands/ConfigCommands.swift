@@ -20,6 +20,11 @@ enum ConfigCommands: CommandFamily {
         Command(
           "CONFIG RESETSTAT", arity: 2, flags: flags.union(.wholeKeyspace),
           summary: "Resets the server's statistics.", since: "2.0.0", handler: resetStatistics),
+        Command(
+          "CONFIG REWRITE", arity: 2, flags: flags,
+          tips: ["request_policy:all_nodes", "response_policy:all_succeeded"],
+          summary: "Persists the effective configuration to file.", since: "2.8.0",
+          handler: rewrite),
         .help("CONFIG", since: "5.0.0"),
       ])
   ]
@@ -70,20 +75,39 @@ enum ConfigCommands: CommandFamily {
           try change.setting.read(change.value, into: &new)
         } catch {
           failure = .settingFailed(name: change.setting.name, reason: error.description)
-          return
+          return []
         }
       }
       guard Server.clientRoom(new) == new.maxClients else {
         failure = .settingFailed(
           name: "maxclients", reason: "the system does not allow that many open files")
-        return
+        return []
       }
       settings = new
+      return named
     }
     if let failure { throw failure }
     // The other loops hear of it in their next turn; what follows here counts on it now.
     context.worker.apply(context.server.settings)
     context.renewAccess()
+    context.reply.ok()
+  }
+
+  private static func rewrite(_ context: inout CommandContext) throws(CommandError) {
+    let server = context.server
+    let rewrite: Configuration.Rewrite?
+    do throws(StartError) {
+      rewrite = try server.rewriteSettings()
+    } catch {
+      server.log.warning("CONFIG REWRITE: \(error)")
+      throw .rewriteFailed(error.description)
+    }
+    guard let rewrite else { throw .noSettingsFile }
+    let names = rewrite.names.isEmpty ? "nothing" : rewrite.names.joined(separator: ", ")
+    server.log.notice("CONFIG REWRITE: wrote \(names) to \(rewrite.path)")
+    for name in rewrite.overridden {
+      server.log.warning("the flag --\(name) will win over \(rewrite.path)")
+    }
     context.reply.ok()
   }
 

@@ -40,7 +40,10 @@ public final class Server: Sendable {
     /// The threads refer to the server: as long as they run, it stays.
     var keptAlive: Server?
     var startedAt = 0
-    var configurationFile = ""
+    /// Where the settings come from; nil for an embedded server.
+    var configuration: Configuration?
+    /// Names of settings that CONFIG SET has changed.
+    var changedSettings: Set<String> = []
     var manager: ServiceManager?
     var pause: ClientPause?
     /// Whether the store tells this server of keys that go by themselves.
@@ -426,15 +429,18 @@ public final class Server: Sendable {
 
   var settings: Settings { state.withLock { $0.settings } }
 
-  func setConfigurationFile(_ path: String) {
-    state.withLock { $0.configurationFile = path }
+  func setConfiguration(_ configuration: Configuration) {
+    state.withLock { $0.configuration = configuration }
   }
 
   /// Changes the settings, one change at a time, and tells all loops.
-  func changeSettings(_ change: (inout Settings) -> Void) {
+  ///
+  /// - Parameter change: Returns the names of settings that from now on have other values than their
+  ///   sources say.
+  func changeSettings(_ change: (inout Settings) -> Set<String>) {
     // Told under the lock, so that all loops see all changes in the same order.
     state.withLock { state in
-      change(&state.settings)
+      state.changedSettings.formUnion(change(&state.settings))
       let new = state.settings
       log.level = new.logLevel
       for worker in state.workers { worker.post { $0.apply(new) } }
@@ -455,6 +461,17 @@ public final class Server: Sendable {
       }
       if difference != 0 { server.store.changeListeners(by: difference) }
     }
+  }
+
+  /// Has what CONFIG SET has changed hold after a restart; see `Configuration.rewrite`.
+  ///
+  /// - Returns: Nil when there is no configuration file.
+  func rewriteSettings() throws(StartError) -> Configuration.Rewrite? {
+    let (configuration, running, changed) = state.withLock {
+      ($0.configuration, $0.settings, $0.changedSettings)
+    }
+    guard let configuration, configuration.invocation.file != nil else { return nil }
+    return try configuration.rewrite(running, changed: changed)
   }
 
   /// The pause that makes clients wait at the moment.
@@ -497,7 +514,9 @@ public final class Server: Sendable {
   /// Connections of each worker.
   var connectionLoads: [Int] { loads.withLock { $0 } }
   /// Path of the configuration file, empty for none.
-  var configurationFile: String { state.withLock { $0.configurationFile } }
+  var configurationFile: String {
+    state.withLock { $0.configuration?.invocation.file } ?? ""
+  }
   var workers: [Worker] { state.withLock { $0.workers } }
   var statistics: [Statistics] { workers.map(\.statistics) }
   var uptimeMilliseconds: Int { Clock.steadyMilliseconds - state.withLock { $0.startedAt } }

@@ -12,15 +12,22 @@ struct Invocation: Sendable {
   var file: String?
   /// Values of flags, in order.
   var flags: [(setting: Setting, value: String)] = []
+  /// Where CONFIG REWRITE writes what it may not write to `file`, behind which this one is read.
+  var stateFile: String?
 
-  /// The settings that follow from defaults, file and flags.
+  /// The settings that follow from defaults, credentials, files and flags.
   ///
   /// - Throws: One sentence saying what is wrong, for a file with its line.
-  func settings() throws(StartError) -> Settings {
+  func settings(readingStateFile: Bool = true) throws(StartError) -> Settings {
     var settings = Settings()
     settings.logsToStandardError = true
     try Credentials.read(into: &settings)
-    if let file { try SettingsFile.read(file, into: &settings) }
+    if let file {
+      try SettingsFile.read(file, into: &settings)
+      if readingStateFile, let stateFile, !isMissing(stateFile) {
+        try SettingsFile.read(stateFile, into: &settings)
+      }
+    }
     for flag in flags {
       do throws(SettingError) {
         try flag.setting.read(flag.value, into: &settings)
@@ -32,12 +39,23 @@ struct Invocation: Sendable {
     return settings
   }
 
+  /// Names of the settings that hold because of `stateFile`, whatever `file` says.
+  func namesInStateFile() throws(StartError) -> [String] {
+    let (with, without) = (try settings(), try settings(readingStateFile: false))
+    return Setting.all.filter { $0.written(in: with) != $0.written(in: without) }.map(\.name)
+  }
+
   /// A relative path of a socket means systemd's folder for such things, if it gave us one.
   private static func absolute(_ path: String) -> String {
-    guard !path.isEmpty, !path.hasPrefix("/"),
-      let folder = environment("RUNTIME_DIRECTORY")?.split(separator: ":").first
-    else { return path }
+    guard !path.isEmpty, !path.hasPrefix("/"), let folder = folder("RUNTIME_DIRECTORY") else {
+      return path
+    }
     return "\(folder)/\(path)"
+  }
+
+  /// A folder that systemd has made for the service; the first if there are several.
+  private static func folder(_ variable: String) -> Substring? {
+    environment(variable)?.split(separator: ":").first
   }
 
   /// Reads the program's arguments.
@@ -47,6 +65,7 @@ struct Invocation: Sendable {
   /// A flag's value is every word up to the next one that begins with `--`, or what follows `=`.
   static func parse(_ arguments: [String]) throws(StartError) -> CommandLineRequest {
     var invocation = Invocation()
+    invocation.stateFile = folder("STATE_DIRECTORY").map { "\($0)/valiant.conf" }
     var rest = arguments[...]
     if let first = rest.first, !first.hasPrefix("-") {
       invocation.file = first

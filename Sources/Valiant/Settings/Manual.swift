@@ -99,6 +99,10 @@ enum Manual {
       .TP
       .B RUNTIME_DIRECTORY
       Where a unix socket with a relative path lies.
+      .TP
+      .B STATE_DIRECTORY
+      Its file valiant.conf, if there is one, is read behind FILE. CONFIG REWRITE writes there what it may not
+      write to FILE.
       .SH FILES
       .TP
       .I /etc/valiant/valiant.conf
@@ -106,6 +110,9 @@ enum Manual {
       .TP
       .I /etc/valiant/valiant-NAME.conf
       Settings of the further service valiant@NAME.service.
+      .TP
+      .IR /var/lib/valiant/valiant.conf ", " /var/lib/valiant-NAME/valiant.conf
+      What CONFIG REWRITE has kept of them; may be removed.
       .SH EXAMPLES
       .nf
       valiant --port 4201 --threads 2
@@ -137,6 +144,10 @@ enum Manual {
       What can be changed at any time can also be changed by CONFIG SET, and is read again on SIGHUP
       .RB ( "systemctl reload valiant" ).
       The rest needs a restart, in which no connection is refused.
+      .PP
+      CONFIG REWRITE writes what CONFIG SET has changed into this file, and leaves the rest of it as it is; where
+      the server may not write to it, as under systemd, into valiant.conf in the state directory, which wins
+      over this one and is named in the log at each start.
       .PP
       A mistake is told with its line; then the server does not start, or goes on as it was.
       .SH DIRECTIVES

@@ -209,6 +209,14 @@ struct Setting: Sendable {
     }
   }
 
+  /// The value as a configuration file is to give it.
+  func written(in settings: Settings) -> String {
+    if case .memoryLimit(let property) = kind, let percent = settings[keyPath: property].percent {
+      return "\(percent)%"
+    }
+    return text(in: settings)
+  }
+
   private static func text(_ limit: Settings.OutputLimit) -> String {
     "\(limit.hardBytes) \(limit.softBytes) \(limit.softSeconds)"
   }

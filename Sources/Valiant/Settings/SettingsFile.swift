@@ -16,7 +16,7 @@ enum SettingsFile {
   static func read(_ path: String, into settings: inout Settings) throws(StartError) {
     let text = try contents(of: path)
     var number = 0
-    for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
+    for line in lines(of: text) {
       number += 1
       do throws(SettingError) {
         try read(line: line, into: &settings)
@@ -24,6 +24,11 @@ enum SettingsFile {
         throw StartError("\(path):\(number): \(error)")
       }
     }
+  }
+
+  /// Lines of a text, without their ends. A carriage return in front of a line end is part of that.
+  private static func lines(of text: String) -> [Substring] {
+    text.split(omittingEmptySubsequences: false) { $0 == "\n" || $0 == "\r\n" }
   }
 
   /// Reads one line, which may be blank or a comment.
@@ -69,6 +74,52 @@ enum SettingsFile {
     }
     if isWord { words.append(String(word)) }
     return words
+  }
+
+  // MARK: Writing
+
+  private static let mark = "# Written by CONFIG REWRITE."
+
+  /// A line that gives a setting a value.
+  ///
+  /// - Parameter base: Any settings.
+  /// - Throws: When no line can say that.
+  static func line(
+    _ setting: Setting, _ value: String, in base: Settings
+  ) throws(StartError) -> String {
+    let isPlain = !value.isEmpty && !value.contains { $0 == "\"" || $0 == "'" }
+    // Words stay words: in quotes there can be all but these quotes themselves.
+    let quoted = value.split(separator: "\"", omittingEmptySubsequences: false)
+      .map { "\"\($0)\"" }.joined(separator: "'\"'")
+    let line = "\(setting.name) \(isPlain && !setting.isSecret ? value : quoted)"
+    var read = base
+    guard lines(of: line).count == 1, (try? Self.read(line: line[...], into: &read)) != nil,
+      setting.written(in: read) == value
+    else { throw StartError("no line can give \(setting.name) its value") }
+    return line
+  }
+
+  /// `text` with new values of settings: a setting's first line is replaced, further ones go, and what
+  /// has none is put behind all. Everything else stays.
+  static func text(_ text: String, with new: [(setting: Setting, line: String)]) -> String {
+    if new.isEmpty { return text }
+    var result: [String] = []
+    var written: Set<String> = []
+    for line in lines(of: text) {
+      let name = split(line)?.first?.lowercased()
+      guard let found = new.first(where: { $0.setting.name == name }) else {
+        result.append(String(line))
+        continue
+      }
+      if written.insert(found.setting.name).inserted { result.append(found.line) }
+    }
+    let added = new.filter { !written.contains($0.setting.name) }.map(\.line)
+    if !added.isEmpty {
+      if result.last == "" { result.removeLast() }
+      if !result.contains(mark) { result += ["", mark] }
+      result += added + [""]
+    }
+    return result.joined(separator: "\n")
   }
 
   /// The whole text of a file.

@@ -96,6 +96,67 @@ private func settings(_ lines: String) throws -> Settings {
   }
 }
 
+@Suite("Rewriting the configuration") struct ConfigurationTests {
+  /// A value that is not the default.
+  private func otherValue(_ setting: Setting) -> String? {
+    switch setting.kind {
+    case .integer(_, let range), .bytes(_, let range): String(range.lowerBound + 2)
+    case .flag(let property): Settings()[keyPath: property] ? "no" : "yes"
+    case .text: "with 'both' \"quotes\" and # more"
+    case .logLevel: "warning"
+    case .outputLimits: "normal 1 2 3 pubsub 4 5 6"
+    case .events: "AKE"
+    case .memoryLimit, .memoryShare: "17%"
+    case .evictionPolicy: "allkeys-lfu"
+    case .permissions, .words, .debugPermission, .fixed: nil
+    }
+  }
+
+  @Test("every setting that CONFIG SET can change is found again") func everySetting() throws {
+    let path = NSTemporaryDirectory() + "valiant-\(UUID().uuidString).conf"
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    let old = "# mine\r\nport 7\r\n  MaxClients 5\nmaxclients 6\n# the end"
+    try Data(old.utf8).write(to: URL(fileURLWithPath: path))
+    let invocation = Invocation(file: path)
+    let said = try invocation.settings()
+    #expect(said.port == 7 && said.maxClients == 6)
+    let configuration = Configuration(invocation, saying: said)
+    var running = said
+    var changed: Set<String> = []
+    for setting in Setting.all where setting.change == .anyTime {
+      guard let value = otherValue(setting) else { continue }
+      try setting.read(value, into: &running)
+      changed.insert(setting.name)
+    }
+    let rewrite = try configuration.rewrite(running, changed: changed)
+    #expect(Set(rewrite.names) == changed && rewrite.path == path)
+    #expect(try invocation.settings() == running)
+    #expect(try configuration.reload().isEmpty)
+    let text = try String(contentsOfFile: path, encoding: .utf8)
+    #expect(text.hasPrefix("# mine\nport 7\nmaxclients 3\n# the end\n"))
+    // What nobody has changed is not written, though another value may hold.
+    running.timeoutSeconds += 1
+    #expect(try configuration.rewrite(running, changed: []).names.isEmpty)
+    #expect(try String(contentsOfFile: path, encoding: .utf8) == text)
+  }
+
+  @Test("what was kept aside moves into the file when that can be written") func moving() throws {
+    let folder = NSTemporaryDirectory() + "valiant-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let (file, aside) = (folder + "/a.conf", folder + "/b.conf")
+    try Data("timeout 3\n".utf8).write(to: URL(fileURLWithPath: file))
+    try Data("timeout 4\n".utf8).write(to: URL(fileURLWithPath: aside))
+    let invocation = Invocation(file: file, stateFile: aside)
+    #expect(try invocation.namesInStateFile() == ["timeout"])
+    let said = try invocation.settings()
+    #expect(said.timeoutSeconds == 4)
+    _ = try Configuration(invocation, saying: said).rewrite(said, changed: [])
+    #expect(try String(contentsOfFile: file, encoding: .utf8) == "timeout 4\n")
+    #expect(!FileManager.default.fileExists(atPath: aside))
+  }
+}
+
 @Suite("Command line") struct CommandLineTests {
   private func serve(_ arguments: [String]) throws -> Invocation {
     guard case .serve(let invocation) = try Invocation.parse(arguments) else { throw Problem() }
