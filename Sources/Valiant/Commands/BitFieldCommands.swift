@@ -9,7 +9,11 @@ enum BitFieldCommands: CommandFamily {
       summary: "Performs arbitrary bitfield integer operations on strings.",
       complexity: "O(1) for each subcommand specified", since: "3.2.0",
       event: .string("setbit"),
-      handler: { context throws(CommandError) in try run(&context, mayWrite: true) }),
+      access: { request in
+        (2..<max(2, request.count)).contains {
+          request[$0].equalsIgnoringCase("SET") || request[$0].equalsIgnoringCase("INCRBY")
+        } ? ["RW", "access", "update"] : ["RO", "access"]
+      }, handler: { context throws(CommandError) in try run(&context, mayWrite: true) }),
     Command(
       "BITFIELD_RO key [GET encoding offset [GET encoding offset ...]]", arity: -2,
       flags: [.readonly, .fast], keys: .one("RO", "access"),

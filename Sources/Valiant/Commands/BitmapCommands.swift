@@ -154,6 +154,7 @@ enum BitmapCommands: CommandFamily {
     let last = context.request.count - 1
     guard operation != .not || last == 3 else { throw .bitOperationNot }
     var count = 0
+    context.removeExpired()
     // What is stored as a number is read as text; no key is looked up twice.
     var sources: [Source] = []
     for index in 3...last {

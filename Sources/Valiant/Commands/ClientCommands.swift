@@ -125,30 +125,36 @@ enum ClientCommands: CommandFamily {
 
   private static func list(_ context: inout CommandContext) throws(CommandError) {
     let request = context.request
-    var ids: Set<Int>?
+    var ids: [Int]?
     var wanted: ClientType?
     if request.count > 2 {
       if request.count == 4, request[2].equalsIgnoringCase("TYPE") {
         wanted = try type(request[3])
       } else if request.count > 3, request[2].equalsIgnoringCase("ID") {
-        var named: Set<Int> = []
+        var named: [Int] = []
         for index in 3..<request.count {
-          guard let id = request[index].integer, id > 0 else { throw .invalidClientID }
-          named.insert(id)
+          guard let id = request[index].integer else { throw .invalidClientID }
+          named.append(id)
         }
         ids = named
       } else {
         throw .syntax
       }
     }
-    var text = ""
+    var lines: [(id: Int, text: String)] = []
+    let named = ids.map { Set($0) }
     context.server.clients.forEachClient { snapshot in
       let client = snapshot.client
-      if ids?.contains(client.id) ?? true, wanted.map({ $0.includes(client) }) ?? true {
-        text += line(snapshot) + "\n"
+      if named?.contains(client.id) ?? true, wanted.map({ $0.includes(client) }) ?? true {
+        lines.append((client.id, line(snapshot) + "\n"))
       }
     }
-    context.reply.verbatim(text)
+    if let ids {
+      // As they were named, one named twice twice.
+      let known = Dictionary(lines.map { ($0.id, $0.text) }) { first, _ in first }
+      return context.reply.verbatim(ids.compactMap { known[$0] }.joined())
+    }
+    context.reply.verbatim(lines.map(\.text).joined())
   }
 
   private enum ClientType {

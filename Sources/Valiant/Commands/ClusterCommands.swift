@@ -29,7 +29,7 @@ enum ClusterCommands: CommandFamily {
         Command(
           "CLUSTER SLOTS", arity: 2, flags: [.stale], tips: ["nondeterministic_output"],
           summary: "Returns the mapping of cluster slots to nodes.", since: "3.0.0",
-          handler: slots),
+          replacement: ("7.0.0", "`CLUSTER SHARDS`"), handler: slots),
         Command(
           "CLUSTER SHARDS", arity: 2, flags: [.stale], tips: ["nondeterministic_output"],
           summary: "Returns the mapping of cluster slots to shards.", since: "7.0.0",

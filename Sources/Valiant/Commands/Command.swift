@@ -22,6 +22,10 @@ struct Command: Sendable {
   let since: String
   /// What a key is said to have met with when this command has set or edited it.
   let event: KeyspaceEvent
+  /// Since when there is something better, and what.
+  let replacement: (since: String, by: String)?
+  /// What the command does with its keys, where that depends on its arguments.
+  let access: (@Sendable (Request) -> [String])?
   let subcommands: [Command]
   let handler: Handler
   fileprivate(set) var category = Category.connection
@@ -31,7 +35,9 @@ struct Command: Sendable {
   init(
     _ syntax: String, arity: Int, flags: Flags = [], keys: KeyPositions = .none,
     tips: [String] = [], summary: String, complexity: String = "O(1)", since: String = "1.0.0",
-    event: KeyspaceEvent = .set, subcommands: [Command] = [], handler: @escaping Handler
+    event: KeyspaceEvent = .set, replacement: (since: String, by: String)? = nil,
+    access: (@Sendable (Request) -> [String])? = nil, subcommands: [Command] = [],
+    handler: @escaping Handler
   ) {
     // Bytes rather than characters: those would bring Unicode's tables into memory at every start.
     let words = syntax.utf8.split(separator: UInt8(ascii: " ")).prefix { word in
@@ -51,6 +57,8 @@ struct Command: Sendable {
     self.complexity = complexity
     self.since = since
     self.event = event
+    self.replacement = replacement
+    self.access = access
     self.subcommands = subcommands
     self.handler = handler
   }

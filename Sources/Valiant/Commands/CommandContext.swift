@@ -42,6 +42,8 @@
   /// Messages that are to be delivered, by the loop.
   private var publications: [[Publication]] = []
   private var hasPublications = false
+  /// What a client is to get that wants no reply.
+  private var pushesInSilence = ByteBuffer()
 
   init(server: Server, worker: Worker, idle: Request, client: Client, connection: Connection) {
     unsafe serverReference = server
@@ -101,6 +103,18 @@
   func entry(_ index: Int) -> Entry? {
     let key = key(index)
     return key.keyspace.find(key.bytes, hash: key.hash, now: now, memory)
+  }
+
+  /// Removes those of the request's keys that have expired.
+  ///
+  /// For who keeps views of several keys: looking one up that has expired would move the others.
+  func removeExpired() {
+    for index in unsafe row.pointee.keyIndices(argumentCount: request.count) { _ = entry(index) }
+  }
+
+  /// Notes a use of the key that argument `index` names, for a command that leaves it as it is.
+  func touch(_ index: Int) {
+    if let entry = entry(index) { entry.access = memory.access.used(entry.access) }
   }
 
   /// The same for a command that reads: whether the key was there goes into the statistics. That the
@@ -187,23 +201,25 @@
   /// A long value is not copied: the store takes over the memory that it was read into. Arguments in
   /// front of it may be overwritten then, and must not be read any more.
   ///
+  /// - Parameter event: What is published besides what the row says.
   /// - Throws: `outOfMemory`; then nothing has changed.
   @inline(__always)
   mutating func set(
-    _ index: Int, toArgument value: Int, deadline: Timestamp?
+    _ index: Int, toArgument value: Int, deadline: Timestamp?, tellingOf event: KeyspaceEvent? = nil
   ) throws(CommandError) {
-    if isTelling { return try setAndTell(index, value, deadline) }
+    if isTelling { return try setAndTell(index, value, deadline, event) }
     try setQuietly(index, value, deadline)
   }
 
   @inline(never)
   private mutating func setAndTell(
-    _ index: Int, _ value: Int, _ deadline: Timestamp?
+    _ index: Int, _ value: Int, _ deadline: Timestamp?, _ event: KeyspaceEvent?
   ) throws(CommandError) {
     let key = request[index].array
     let isNew = entry(index) == nil
     try setQuietly(index, value, deadline)
     tellSet(key, isNew: isNew)
+    if let event { key.withBytes { events.add(event, $0, database: client.database) } }
   }
 
   @inline(__always)
@@ -338,6 +354,8 @@
   ///
   /// - Throws: `needsRoom`.
   func reserve(_ bytes: Int) throws(CommandError) {
+    // Within a transaction it is too late to make room; that is done before the next command.
+    if isInTransaction, settings.evictionPolicy != .none, bytes <= memoryMax { return }
     if bytes > LongValue.shortMax, !hasRoom, memory.pool.usedBytes &+ bytes > memoryMax {
       throw .needsRoom(bytes)
     }
@@ -363,6 +381,9 @@
   func move(_ index: Int, to target: LockedKey) throws(CommandError) {
     guard let entry = entry(index) else { return }
     let (value, deadline) = (DetachedValue(of: entry), entry.deadline)
+    let access = memory.access.used(entry.access)
+    // How often it was used goes with it.
+    defer { self.entry(of: target)?.access = access }
     if case .long(let long) = value {
       // Its block gets the other key's name, so the key goes first.
       long.block.retain()
@@ -467,9 +488,33 @@
         output.append(first)
         output.append($0)
       }
-      reply.output.bytes.append(output.bytes)
+      if isSilent {
+        pushesInSilence.append(output.bytes)
+      } else {
+        reply.output.bytes.append(output.bytes)
+      }
     }
     return count
+  }
+
+  /// Whether the client wants no reply to the command that runs; messages it gets all the same.
+  private var isSilent: Bool { !client.flags.isDisjoint(with: [.replyOff, .skipReply]) }
+
+  /// Has `write` write something that the client gets even if it wants no reply.
+  mutating func push(_ write: (inout ReplyWriter) -> Void) {
+    if !isSilent { return write(&reply) }
+    var writer = ReplyWriter()
+    writer.protocolVersion = reply.protocolVersion
+    write(&writer)
+    pushesInSilence.append(writer.output.bytes.bytes)
+  }
+
+  /// Takes the reply back to a command of a client that wants none.
+  mutating func dropReply(from start: OutputBuffer.Mark) {
+    reply.output.truncate(to: start)
+    if pushesInSilence.count == 0 { return }
+    reply.output.bytes.append(pushesInSilence.bytes)
+    pushesInSilence = ByteBuffer()
   }
 
   /// Hands messages to the loops that their subscribers belong to.
@@ -632,6 +677,8 @@
     accessMilliseconds = now.milliseconds / 1000 * 1000
     memoryMax = settings.maxMemory.bytes == 0 ? Int.max : settings.maxMemory.bytes
     memory.access = settings.accessTracking(at: now)
+    // What has happened is still told as it was wanted then.
+    if isTelling, !events.isEmpty { publishEvents() }
     leavesAlone = client.flags.contains(.noTouch)
     if leavesAlone { memory.access = memory.access.leavingAlone }
     events.wanted = settings.keyspaceEvents.effective

@@ -43,8 +43,10 @@ enum CommandDocs {
 
   /// Writes one command's documentation, as COMMAND DOCS answers it.
   static func write(_ command: Command, to reply: inout ReplyWriter) {
-    let arguments = CommandSyntax.parse(command.syntax, nameWords: command.nameWords)
-    let parts = 4 + (arguments.isEmpty ? 0 : 1) + (command.subcommands.isEmpty ? 0 : 1)
+    let arguments = CommandSyntax.arguments(of: command)
+    let parts =
+      4 + (arguments.isEmpty ? 0 : 1) + (command.subcommands.isEmpty ? 0 : 1)
+      + (command.replacement == nil ? 0 : 3)
     reply.map(parts)
     reply.bulkString("summary")
     reply.bulkString(command.summary)
@@ -54,6 +56,15 @@ enum CommandDocs {
     reply.bulkString(command.category.group)
     reply.bulkString("complexity")
     reply.bulkString(command.complexity)
+    if let replacement = command.replacement {
+      reply.bulkString("doc_flags")
+      reply.set(1)
+      reply.status("deprecated")
+      reply.bulkString("deprecated_since")
+      reply.bulkString(replacement.since)
+      reply.bulkString("replaced_by")
+      reply.bulkString(replacement.by)
+    }
     if !arguments.isEmpty {
       reply.bulkString("arguments")
       write(arguments, to: &reply)
@@ -112,15 +123,36 @@ struct CommandSyntax {
     var token: String?
     var isOptional = false
     var isMultiple = false
+    /// Whether the token is repeated as well.
+    var repeatsToken = false
     var keyIndex: Int?
     var parts: [Argument] = []
 
     var flags: [String] {
       (isOptional ? ["optional"] : []) + (isMultiple ? ["multiple"] : [])
+        + (repeatsToken ? ["multiple_token"] : [])
     }
   }
 
   private var text: Substring
+
+  /// The arguments of a command, its keys marked as such.
+  static func arguments(of command: Command) -> [Argument] {
+    var arguments = parse(command.syntax, nameWords: command.nameWords)
+    let keys = command.keys.parts.isEmpty ? [command.keys] : command.keys.parts
+    for (index, argument) in arguments.enumerated() where argument.parts.isEmpty {
+      let place = index + command.nameWords
+      let part = keys.firstIndex {
+        $0.first > 0 && $0.first <= place && ($0.last < 0 ? place == $0.first : place <= $0.last)
+      }
+      let isKey = part != nil && !command.keys.access.contains("not_key")
+      if isKey || argument.type == "key" {
+        arguments[index].type = isKey ? "key" : "string"
+        arguments[index].keyIndex = isKey ? part : nil
+      }
+    }
+    return arguments
+  }
 
   /// - Parameter nameWords: Words of the line that are the command's name.
   static func parse(_ syntax: String, nameWords: Int) -> [Argument] {
@@ -137,11 +169,15 @@ struct CommandSyntax {
       text = text.drop { $0 == " " }
       guard let next = text.first, next != "]", next != ">", next != "|" else { return arguments }
       guard var argument = element() else { continue }
-      // `key [key ...]` is one argument that may be repeated.
-      if argument.isMultiple, let last = arguments.last, argument.name.hasPrefix(last.name) {
-        argument = last
-        argument.isMultiple = true
-        arguments.removeLast()
+      let count = max(1, argument.parts.count)
+      if argument.isMultiple, arguments.count >= count,
+        argument.repeats(Array(arguments.suffix(count)))
+      {
+        // `key [key ...]` is one argument that may be repeated, with its token or without.
+        argument.isOptional = false
+        argument.repeatsToken = argument.token != nil
+        if argument.parts.isEmpty { argument.token = arguments.last?.token }
+        arguments.removeLast(count)
       }
       arguments.append(argument)
     }
@@ -186,15 +222,21 @@ struct CommandSyntax {
   }
 
   private static func value(_ name: String) -> Argument {
-    switch name {
-    case "key": Argument(name: name, type: "key", keyIndex: 0)
-    case "seconds", "milliseconds", "index", "client-id", "protover", "start", "end", "increment",
-      "decrement":
-      Argument(name: name, type: "integer")
-    case "unix-time-seconds", "unix-time-milliseconds": Argument(name: name, type: "unix-time")
-    default: Argument(name: name, type: "string")
-    }
+    let type =
+      switch name {
+      case "key": "key"
+      case "unix-time-seconds", "unix-time-milliseconds": "unix-time"
+      case "pattern": "pattern"
+      default: integers.contains(name) ? "integer" : "string"
+      }
+    return Argument(name: name, type: type, keyIndex: name == "key" ? 0 : nil)
   }
+
+  private static let integers: Set<String> = [
+    "seconds", "milliseconds", "index", "client-id", "protover", "start", "end", "increment",
+    "decrement", "offset", "bit", "cursor", "count", "db", "destination-db", "index1", "index2",
+    "ttl", "frequency", "port", "numreplicas", "timeout", "version", "min-match-len",
+  ]
 
   /// The inside of a bracket: one argument, several in a row, or a choice.
   private mutating func alternatives() -> Argument {
@@ -209,16 +251,42 @@ struct CommandSyntax {
       if parts.count == 1 {
         choices.append(parts[0])
       } else if !parts.isEmpty {
-        choices.append(Argument(name: parts[0].name, type: "block", parts: parts))
+        choices.append(.block(parts))
       }
       guard text.first == "|" else { break }
       text.removeFirst()
     }
     if choices.count == 1 {
-      choices[0].isMultiple = isRepeated
+      if isRepeated { choices[0].isMultiple = true }
       return choices[0]
     }
     return Argument(
-      name: choices.first.map { $0.name + "-choice" } ?? "choice", type: "oneof", parts: choices)
+      name: choices.first.map { $0.name + "-choice" } ?? "choice", type: "oneof",
+      isMultiple: isRepeated, parts: choices)
+  }
+}
+
+extension CommandSyntax.Argument {
+  /// Several arguments that belong together; a token in front of them is that of all.
+  fileprivate static func block(_ parts: [Self]) -> Self {
+    var parts = parts
+    let isLed =
+      parts[0].token != nil && parts[0].parts.isEmpty
+      && parts.dropFirst().allSatisfy { $0.token == nil }
+    let token = isLed ? parts[0].token : nil
+    if isLed { parts[0].token = nil }
+    // What may be missing does not give it a name.
+    let names = parts.filter { !$0.isOptional && $0.parts.isEmpty }.map(\.name)
+    return Self(
+      name: names.isEmpty ? parts[0].name : names.joined(separator: "_"), type: "block",
+      token: token, parts: parts)
+  }
+
+  /// Whether this is what the arguments in front of it say once more.
+  fileprivate func repeats(_ others: [Self]) -> Bool {
+    if parts.isEmpty { return others.count == 1 && others[0].name == name }
+    var others = others
+    if token != nil, others[0].token == token { others[0].token = nil }
+    return others == parts
   }
 }

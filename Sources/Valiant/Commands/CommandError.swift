@@ -25,7 +25,10 @@ enum CommandError: Error {
   case invalidFrequency
   case badPayload
   case noReplication
+  case invalidMasterPort
   case debugNotAllowed
+  case notInOldProtocol
+  case unknownProtocolType
   case timeoutNotAnInteger
   case timeoutNegative
   case unblockReason
@@ -43,6 +46,7 @@ enum CommandError: Error {
   case notAHyperLogLog
   case corruptHyperLogLog
   case onlyWhileSubscribed(String)
+  case shardSubscriptionInTransaction
   case nestedTransaction
   case noTransaction(String)
   case watchInTransaction
@@ -92,7 +96,7 @@ enum CommandError: Error {
   case noKeys
   case wrongArgumentsForCommand
   case unknownSetting([UInt8])
-  case settingFailed(name: String, reason: String)
+  case settingFailed([UInt8], reason: String)
   case noSettingsFile
   case rewriteFailed(String)
   case noShutdown
@@ -124,6 +128,9 @@ enum CommandError: Error {
         + "'. Prefixes for a single client must not overlap.".utf8
     case .transactionRefused(let reason):
       return "EXECABORT Transaction discarded because of: ".utf8 + reason
+    case .settingFailed(let name, let reason):
+      return "ERR CONFIG SET failed (possibly related to argument '".utf8 + name
+        + "') - \(reason)".utf8
     case .unknownSetting(let name):
       return "ERR Unknown option or number of arguments for CONFIG SET - '".utf8 + name + "'".utf8
     default:
@@ -168,6 +175,8 @@ enum CommandError: Error {
       "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len"
     case .noMemoryForSubsequence:
       "ERR Insufficient memory, failed allocating transient memory for LCS"
+    case .shardSubscriptionInTransaction:
+      "ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client"
     case .nestedTransaction: "ERR MULTI calls can not be nested"
     case .noTransaction(let command): "ERR \(command) without MULTI"
     case .watchInTransaction: "ERR WATCH inside MULTI is not allowed"
@@ -180,12 +189,17 @@ enum CommandError: Error {
         + "RESET are allowed in this context"
     case .notAHyperLogLog: "WRONGTYPE Key is not a valid HyperLogLog string value."
     case .corruptHyperLogLog: "INVALIDOBJ Corrupted HLL object detected"
+    case .invalidMasterPort: "ERR Invalid master port"
     case .noReplication:
       "ERR REPLICAOF is not supported: this server has no replicas and is none. NO ONE is possible."
     case .debugNotAllowed:
       "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you "
         + "can run it from a local connection, otherwise you need to set this option in the "
         + "configuration file, and then restart the server."
+    case .notInOldProtocol: "ERR RESP2 is not supported by this command"
+    case .unknownProtocolType:
+      "ERR Wrong protocol type name. Please use one of the following: "
+        + "string|integer|double|bignum|null|array|set|map|attrib|push|verbatim|true|false"
     case .timeoutNotAnInteger: "ERR timeout is not an integer or out of range"
     case .timeoutNegative: "ERR timeout is negative"
     case .prefixWithoutBroadcast: "ERR PREFIX option requires BCAST mode to be enabled"
@@ -250,13 +264,12 @@ enum CommandError: Error {
     case .invalidCommand: "ERR Invalid command specified"
     case .noKeys: "ERR The command has no key arguments"
     case .wrongArgumentsForCommand: "ERR Invalid number of arguments specified for command"
-    case .settingFailed(let name, let reason):
-      "ERR CONFIG SET failed (possibly related to argument '\(name)') - \(reason)"
     case .noSettingsFile: "ERR The server is running without a config file"
     case .rewriteFailed(let reason): "ERR Rewriting config file: \(reason)"
     case .noShutdown: "ERR No shutdown in progress."
     case .unknownCommand, .unknownSubcommand, .subcommandSyntax, .helloOption, .unknownClientType,
       .noSuchUser, .prefixesOverlap, .unrecognizedOption, .unsupportedOption, .unknownSetting,
+      .settingFailed,
       .transactionRefused:
       preconditionFailure("has bytes of the client in it")
     }

@@ -31,17 +31,21 @@ enum ConfigCommands: CommandFamily {
 
   private static func get(_ context: inout CommandContext) throws(CommandError) {
     let request = context.request
-    let found = Setting.all.filter { setting in
-      Array(setting.name.utf8).withBytes { name in
-        (2..<request.count).contains {
-          GlobPattern.matches(request[$0], name, ignoringCase: true)
-        }
+    // Whoever names one gets it by that name, in small letters or capitals.
+    let found = Setting.all.compactMap { setting -> (setting: Setting, name: [UInt8])? in
+      let name = Array(setting.name.utf8)
+      let match = name.withBytes { name in
+        (2..<request.count).first { GlobPattern.matches(request[$0], name, ignoringCase: true) }
       }
+      guard let match else { return nil }
+      return (
+        setting, request[match].equalsIgnoringCase(setting.name) ? request[match].array : name
+      )
     }
     let settings = context.server.settings
     context.reply.map(found.count)
-    for setting in found {
-      context.reply.bulkString(setting.name)
+    for (setting, name) in found {
+      name.withBytes { context.reply.bulkString($0) }
       context.reply.bulkString(setting.text(in: settings))
     }
   }
@@ -49,23 +53,24 @@ enum ConfigCommands: CommandFamily {
   /// All of the parameters are changed, or none is.
   private static func set(_ context: inout CommandContext) throws(CommandError) {
     let request = context.request
-    guard request.count % 2 == 0 else { throw .arity(command: context.command.name) }
+    guard request.count % 2 == 0 else { throw .syntax }
     var named: Set<String> = []
-    var changes: [(setting: Setting, value: String)] = []
+    var changes: [(setting: Setting, name: [UInt8], value: String)] = []
     for index in stride(from: 2, to: request.count, by: 2) {
       guard let setting = Setting.named(request[index].text) else {
         throw .unknownSetting(request[index].array)
       }
+      let name = request[index].array
       guard setting.change == .anyTime else {
-        throw .settingFailed(name: setting.name, reason: "can't set immutable config")
+        throw .settingFailed(name, reason: "can't set immutable config")
       }
       guard named.insert(setting.name).inserted else {
-        throw .settingFailed(name: setting.name, reason: "duplicate parameter")
+        throw .settingFailed(name, reason: "duplicate parameter")
       }
       guard let value = String(validating: request[index + 1].array, as: UTF8.self) else {
-        throw .settingFailed(name: setting.name, reason: "argument must be UTF-8 text")
+        throw .settingFailed(name, reason: "argument must be UTF-8 text")
       }
-      changes.append((setting, value))
+      changes.append((setting, name, value))
     }
     var failure: CommandError?
     context.server.changeSettings { settings in
@@ -74,13 +79,13 @@ enum ConfigCommands: CommandFamily {
         do throws(SettingError) {
           try change.setting.read(change.value, into: &new)
         } catch {
-          failure = .settingFailed(name: change.setting.name, reason: error.description)
+          failure = .settingFailed(change.name, reason: error.description)
           return []
         }
       }
       guard Server.clientRoom(new) == new.maxClients else {
         failure = .settingFailed(
-          name: "maxclients", reason: "the system does not allow that many open files")
+          Array("maxclients".utf8), reason: "the system does not allow that many open files")
         return []
       }
       settings = new

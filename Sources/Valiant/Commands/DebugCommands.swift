@@ -23,6 +23,20 @@ enum DebugCommands: CommandFamily {
           "DEBUG OBJECT key", arity: 3, flags: flags, keys: .second("RO"),
           summary: "Shows low-level information about a key and its value.", since: "1.0.0",
           handler: object),
+        Command(
+          "DEBUG PROTOCOL type", arity: 3, flags: flags,
+          summary: "Returns an example of a type of the protocol.", since: "1.0.0",
+          handler: exampleReply),
+        Command(
+          "DEBUG SET-ACTIVE-EXPIRE <0|1>", arity: 3, flags: flags,
+          summary:
+            "Whether keys are removed when they expire, or only when somebody asks for them.",
+          since: "1.0.0",
+          handler: { context throws(CommandError) in
+            try check(context)
+            context.server.setSweeping(context.request[2].integer ?? 0 != 0)
+            context.reply.ok()
+          }),
         .help("DEBUG", since: "1.0.0"),
       ])
   ]
@@ -44,6 +58,48 @@ enum DebugCommands: CommandFamily {
     }
     Clock.sleep(microseconds: Int(seconds * 1_000_000))
     context.reply.ok()
+  }
+
+  private static func exampleReply(_ context: inout CommandContext) throws(CommandError) {
+    try check(context)
+    switch context.request[2].text.lowercased() {
+    case "string": context.reply.bulkString("Hello World")
+    case "integer": context.reply.integer(12345)
+    case "double": context.reply.double("3.141")
+    case "null": context.reply.null()
+    case "array":
+      context.reply.array(3)
+      for number in 0..<3 { context.reply.integer(number) }
+    case "set":
+      context.reply.set(3)
+      for number in 0..<3 { context.reply.integer(number) }
+    case "map":
+      context.reply.map(3)
+      for number in 0..<3 {
+        context.reply.integer(number)
+        context.reply.boolean(number == 1)
+      }
+    case "attrib":
+      if context.reply.protocolVersion == 3 {
+        context.reply.attribute(1)
+        context.reply.bulkString("key-popularity")
+        context.reply.array(2)
+        context.reply.bulkString("key:123")
+        context.reply.integer(90)
+      }
+      context.reply.bulkString("Some real reply following the attribute")
+    case "push":
+      guard context.reply.protocolVersion == 3 else { throw .notInOldProtocol }
+      context.reply.push(2)
+      context.reply.bulkString("server-cpu-usage")
+      context.reply.integer(42)
+      context.reply.bulkString("Some real reply following the push reply")
+    case "verbatim": context.reply.verbatim("This is a verbatim\nstring")
+    case "true": context.reply.boolean(true)
+    case "false": context.reply.boolean(false)
+    case "bignum": context.reply.bigNumber("1234567999999999999999999999999999999")
+    default: throw .unknownProtocolType
+    }
   }
 
   private static func object(_ context: inout CommandContext) throws(CommandError) {

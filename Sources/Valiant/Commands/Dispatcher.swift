@@ -472,7 +472,7 @@
   /// CLIENT REPLY OFF and SKIP: what was written is taken back.
   private mutating func endReply(_ client: Client, from start: OutputBuffer.Mark) {
     if !client.flags.isDisjoint(with: [.replyOff, .skipReply]) {
-      context.reply.output.truncate(to: start)
+      context.dropReply(from: start)
       client.flags.remove(.skipReply)
     }
   }
@@ -585,7 +585,8 @@
     _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ client: Client
   ) throws(CommandError) {
     if unsafe command.pointee.flags.contains(.noMulti) { throw .notInTransaction }
-    if context.isLimited, unsafe command.pointee.needsMemory {
+    // Whatever it is, it takes memory until it runs.
+    if context.isLimited {
       unsafe context.begin(command, request)
       try context.makeRoom(forCommand: request.byteCount)
       context.hasRoom = false

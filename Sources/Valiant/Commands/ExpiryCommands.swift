@@ -106,6 +106,7 @@ enum ExpiryCommands: CommandFamily {
     let deadline = try Expiry.deadline(
       context.integer(2), unit, mayBePast: true, in: context)
     guard let entry = context.entry(1) else { return context.reply.integer(0) }
+    context.touch(1)
     let isRefused: Bool
     if let old = entry.deadline {
       isRefused =
@@ -124,6 +125,7 @@ enum ExpiryCommands: CommandFamily {
   }
 
   private static func persist(_ context: inout CommandContext) throws(CommandError) {
+    context.touch(1)
     guard let entry = context.entry(1), entry.hasDeadline else {
       return context.reply.integer(0)
     }

@@ -75,7 +75,7 @@ enum IntrospectionCommands: CommandFamily {
       if let command = find(request[index]) {
         write(command, to: &context.reply)
       } else {
-        context.reply.nullArray()
+        context.reply.null()
       }
     }
   }
@@ -162,6 +162,7 @@ enum IntrospectionCommands: CommandFamily {
     }
     let command = unsafe row.pointee.command
     return unsafe row.pointee.keyIndices(argumentCount: asked.count).map { index in
+      if let access = command.access { return (index, access(asked)) }
       let part = command.keys.parts.first { $0.first <= index && ($0.last < 0 || index <= $0.last) }
       return (index, part?.access ?? command.keys.access)
     }

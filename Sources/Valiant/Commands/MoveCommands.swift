@@ -35,8 +35,15 @@ enum MoveCommands: CommandFamily {
     _ context: inout CommandContext, overwrites: Bool
   ) throws(CommandError) -> Bool {
     guard context.entry(1) != nil else { throw .noSuchKey }
-    if context.request[1] == context.request[2] { return overwrites }
-    if !overwrites, context.entry(2) != nil { return false }
+    if context.request[1] == context.request[2] {
+      context.touch(1)
+      return overwrites
+    }
+    if !overwrites, context.entry(2) != nil {
+      context.touch(1)
+      context.touch(2)
+      return false
+    }
     try context.move(1, to: context.key(2))
     context.tell(.new, 2)
     context.tell(.generic("rename_from"), 1)
@@ -76,6 +83,7 @@ enum MoveCommands: CommandFamily {
     }
     if database == context.client.database, request[1] == request[2] { throw .sameObject }
     let target = context.key(2, database: database)
+    context.touch(1)
     guard context.look(1) != nil, overwrites || context.entry(of: target) == nil else {
       return context.reply.integer(0)
     }
@@ -97,7 +105,7 @@ enum MoveCommands: CommandFamily {
       throw .databaseOutOfRange
     }
     context.server.store.swap(
-      databases[0], databases[1], isLocked: context.holdsAllShards)
+      databases[0], databases[1], isLocked: context.holdsAllShards, by: context.memory)
     context.reply.ok()
   }
 }

@@ -32,7 +32,10 @@ enum PubSubCommands: CommandFamily {
       keys: .all("not_key"), summary: "Listens for messages published to shard channels.",
       complexity: "O(N) where N is the number of shard channels to subscribe to.",
       since: "7.0.0",
-      handler: { context throws(CommandError) in subscribe(&context, .shardChannel) }),
+      handler: { context throws(CommandError) in
+        if context.isInTransaction { throw .shardSubscriptionInTransaction }
+        subscribe(&context, .shardChannel)
+      }),
     Command(
       "SUNSUBSCRIBE [shardchannel [shardchannel ...]]", arity: -1, flags: flags,
       keys: .all("not_key"), summary: "Stops listening to messages posted to shard channels.",
@@ -129,10 +132,12 @@ enum PubSubCommands: CommandFamily {
     _ count: Int
   ) {
     let prefix = [SubscriptionKind.channel: "", .pattern: "p", .shardChannel: "s"][kind] ?? ""
-    context.reply.push(3)
-    context.reply.bulkString(prefix + word)
-    if let name { context.reply.bulkString(name) } else { context.reply.null() }
-    context.reply.integer(count)
+    context.push { reply in
+      reply.push(3)
+      reply.bulkString(prefix + word)
+      if let name { reply.bulkString(name) } else { reply.null() }
+      reply.integer(count)
+    }
   }
 
   // MARK: Publishing

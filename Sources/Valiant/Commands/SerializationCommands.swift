@@ -82,7 +82,9 @@ enum SerializationCommands: CommandFamily {
     var deadline: Timestamp?
     if timeToLive > 0 {
       let offset = options.isAbsolute ? -Clock.wallOffsetMilliseconds : context.now.milliseconds
-      deadline = Timestamp(milliseconds: timeToLive.addingClamped(offset))
+      // So late that it can still be told as a time of day.
+      let latest = Int.max - max(Clock.wallMilliseconds, context.now.milliseconds)
+      deadline = Timestamp(milliseconds: min(timeToLive, latest).addingClamped(offset))
     }
     if let deadline, deadline < context.now {
       _ = context.remove(1)
@@ -97,7 +99,7 @@ enum SerializationCommands: CommandFamily {
     }
     if let entry = context.entry(1) {
       entry.access = context.memory.access.restored(
-        entry.access, idleSeconds: options.idleSeconds, frequency: options.frequency)
+        idleSeconds: options.idleSeconds, frequency: options.frequency)
     }
     context.reply.ok()
   }

@@ -58,7 +58,7 @@ enum ServerCommands: CommandFamily {
       else { throw .syntax }
     }
     let removed = context.server.store.takeAll(
-      databases: databases, isLocked: context.holdsAllShards)
+      databases: databases, isLocked: context.holdsAllShards, by: context.memory)
     // The keys are gone for everybody. Their memory is freed elsewhere in any case: no client of
     // this loop should have to wait for that because one said SYNC.
     Background.run { pause in removed.free(pause) }
@@ -67,6 +67,9 @@ enum ServerCommands: CommandFamily {
 
   /// Rule 30, from one cell down, between the words.
   private static func art(_ context: inout CommandContext) throws(CommandError) {
+    if context.request.count > 2, context.request[1].equalsIgnoringCase("VERSION") {
+      _ = try context.integer(2)
+    }
     let width = 64
     var row: UInt64 = 1 << 32
     var lines: [String] = []

@@ -11,7 +11,10 @@ enum StringCommands: CommandFamily {
       keys: .one("RW", "access", "update", "variable_flags"),
       summary:
         "Sets the string value of a key, ignoring its type. The key is created if it doesn't exist.",
-      handler: set),
+      access: { request in
+        (3..<max(3, request.count)).contains { request[$0].equalsIgnoringCase("GET") }
+          ? ["RW", "access", "update"] : ["OW", "update"]
+      }, handler: set),
     Command(
       "SETNX key value", arity: 3, flags: [.write, .denyoom, .fast], keys: .one("OW", "insert"),
       summary: "Sets the string value of a key only when the key doesn't exist.",
@@ -30,7 +33,7 @@ enum StringCommands: CommandFamily {
       "GETSET key value", arity: 3, flags: [.write, .denyoom, .fast],
       keys: .one("RW", "access", "update"),
       summary: "Returns the previous string value of a key after setting it to a new value.",
-      handler: getAndSet),
+      replacement: ("6.2.0", "`SET` with the `!GET` argument"), handler: getAndSet),
     Command(
       "GETDEL key", arity: 2, flags: [.write, .fast], keys: .one("RW", "access", "delete"),
       summary: "Returns the string value of a key after deleting the key.", since: "6.2.0",
@@ -66,7 +69,8 @@ enum StringCommands: CommandFamily {
     Command(
       "SUBSTR key start end", arity: 4, flags: [.readonly], keys: .one("RO", "access"),
       summary: "Returns a substring from a string value.",
-      complexity: "O(N) where N is the length of the returned string.", handler: range),
+      complexity: "O(N) where N is the length of the returned string.",
+      replacement: ("2.0.0", "`GETRANGE`"), handler: range),
     Command(
       "MGET key [key ...]", arity: -2, flags: [.readonly, .fast], keys: .all("RO", "access"),
       tips: ["request_policy:multi_shard"],
@@ -130,6 +134,7 @@ enum StringCommands: CommandFamily {
     try checkPairs(context)
     for index in stride(from: 1, to: context.request.count, by: 2)
     where context.entry(index) != nil {
+      context.touch(index)
       return context.reply.integer(0)
     }
     try setPairs(&context)
@@ -148,7 +153,10 @@ enum StringCommands: CommandFamily {
   }
 
   private static func setIfMissing(_ context: inout CommandContext) throws(CommandError) {
-    if context.entry(1) != nil { return context.reply.integer(0) }
+    if context.entry(1) != nil {
+      context.touch(1)
+      return context.reply.integer(0)
+    }
     try context.set(1, toArgument: 2, deadline: nil)
     context.reply.integer(1)
   }
@@ -157,8 +165,7 @@ enum StringCommands: CommandFamily {
     _ context: inout CommandContext, _ unit: Expiry.Unit
   ) throws(CommandError) {
     let deadline = try Expiry.deadline(context.integer(2), unit, in: context)
-    try context.set(1, toArgument: 3, deadline: deadline)
-    context.tell(.expire, 1)
+    try context.set(1, toArgument: 3, deadline: deadline, tellingOf: .expire)
     context.reply.ok()
   }
 
@@ -170,10 +177,11 @@ enum StringCommands: CommandFamily {
 
   /// Sets key 1 to argument 2, behind the reply, which is taken back when that fails.
   private static func set(
-    _ context: inout CommandContext, deadline: Timestamp?, answeredFrom start: OutputBuffer.Mark
+    _ context: inout CommandContext, deadline: Timestamp?, answeredFrom start: OutputBuffer.Mark,
+    tellingOf event: KeyspaceEvent? = nil
   ) throws(CommandError) {
     do throws(CommandError) {
-      try context.set(1, toArgument: 2, deadline: deadline)
+      try context.set(1, toArgument: 2, deadline: deadline, tellingOf: event)
     } catch {
       context.reply.output.truncate(to: start)
       throw error
@@ -227,7 +235,10 @@ enum StringCommands: CommandFamily {
     guard offset >= 0 else { throw .offsetOutOfRange }
     let new = context.request[3]
     let old = context.entry(1)?.value.count ?? 0
-    if new.isEmpty { return context.reply.integer(old) }
+    if new.isEmpty {
+      context.touch(1)
+      return context.reply.integer(old)
+    }
     let (end, overflow) = offset.addingReportingOverflow(new.count)
     if overflow { throw .tooLong }
     try context.edit(1, count: end) { $0.replace(at: offset, with: new) }
@@ -262,6 +273,7 @@ enum StringCommands: CommandFamily {
     }
     if options.refuses(old, context) {
       if !options.returnsOld { context.reply.null() }
+      context.touch(1)
       return
     }
     let deadline = options.keepsDeadline ? old?.deadline : newDeadline
@@ -269,8 +281,9 @@ enum StringCommands: CommandFamily {
       // As if it had been there for a moment.
       context.expireAtOnce(1)
     } else {
-      try set(&context, deadline: deadline, answeredFrom: start)
-      if newDeadline != nil { context.tell(.expire, 1) }
+      try set(
+        &context, deadline: deadline, answeredFrom: start,
+        tellingOf: newDeadline == nil ? nil : .expire)
     }
     if !options.returnsOld { context.reply.ok() }
   }

@@ -39,6 +39,7 @@ enum SubsequenceCommands: CommandFamily {
   }
 
   private static func longest(_ context: inout CommandContext) throws(CommandError) {
+    context.removeExpired()
     let (first, second) = (try context.string(1), try context.string(2))
     let options = try Options(context)
     let cells = ((first?.count ?? 0) + 1) * ((second?.count ?? 0) + 1)

@@ -211,6 +211,8 @@ import Glibc
     var events: Int32 = 0
     if unsafe state.pointee.isReading { events |= Self.readable }
     if pendingOutputBytes > 0 { events |= Self.writable }
+    // Who gives up waiting is not kept until the end of a pause.
+    if unsafe state.pointee.isHeld && !state.pointee.isAtEnd { events |= Self.disconnected }
     if unsafe state.pointee.watched == events || state.pointee.isClosing { return }
     unsafe state.pointee.watched = events
     // No events at all is the same as stopping.
@@ -222,10 +224,12 @@ import Glibc
 
   private static let readable = Int32(UV_READABLE.rawValue)
   private static let writable = Int32(UV_WRITABLE.rawValue)
+  private static let disconnected = Int32(UV_DISCONNECT.rawValue)
 
   @inline(__always)
   private func didBecomeReady(_ status: Int32, _ events: Int32) {
     if status < 0 { return didFail() }
+    if events & Self.disconnected != 0, unsafe state.pointee.isHeld { return close() }
     if events & Self.writable != 0 { didBecomeWritable() }
     if events & Self.readable != 0, unsafe state.pointee.isReading { read() }
   }

@@ -95,6 +95,31 @@ struct ReplyWriter: ~Copyable {
     }
   }
 
+  /// A number with decimals, which are given as text.
+  mutating func double(_ text: String) {
+    guard protocolVersion == 3 else { return bulkString(text) }
+    output.bytes.append(UInt8(ascii: ","))
+    output.bytes.append(text)
+    output.bytes.appendLineEnd()
+  }
+
+  /// A whole number of any length, as text.
+  mutating func bigNumber(_ digits: String) {
+    guard protocolVersion == 3 else { return bulkString(digits) }
+    output.bytes.append(UInt8(ascii: "("))
+    output.bytes.append(digits)
+    output.bytes.appendLineEnd()
+  }
+
+  /// Yes or no; in RESP2 1 or 0.
+  mutating func boolean(_ value: Bool) {
+    if protocolVersion == 3 {
+      output.bytes.append(literal: value ? "#t\r\n" : "#f\r\n")
+    } else {
+      integer(value ? 1 : 0)
+    }
+  }
+
   /// Text for people, such as INFO: marked as such in RESP3.
   mutating func verbatim(_ text: String) {
     guard protocolVersion == 3 else { return bulkString(text) }
@@ -123,6 +148,9 @@ struct ReplyWriter: ~Copyable {
   mutating func set(_ count: Int) {
     header(protocolVersion == 3 ? UInt8(ascii: "~") : UInt8(ascii: "*"), count)
   }
+
+  /// `count` pairs that say something about the reply behind them. RESP3 only.
+  mutating func attribute(_ count: Int) { header(UInt8(ascii: "|"), count) }
 
   /// What comes without having been asked for, or is treated like that: a message.
   mutating func push(_ count: Int) {

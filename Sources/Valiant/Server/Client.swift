@@ -371,14 +371,15 @@ struct ClientFlags: OptionSet, Sendable {
 /// All clients of a server, on whichever loop.
 final class ClientRegistry: Sendable {
   private let clients = Guarded<[Int: Client]>([:])
-  private let nextID = Atomic<Int>(1)
+  /// Those of all servers of a process: a store may have clients of several.
+  private static let nextID = Atomic<Int>(1)
   private let connected = Atomic<Int>(0)
   private let held = Atomic<Int>(0)
 
   /// How many clients there are.
   var count: Int { connected.load(ordering: .relaxed) }
 
-  func makeID() -> Int { nextID.wrappingAdd(1, ordering: .relaxed).oldValue }
+  func makeID() -> Int { Self.nextID.wrappingAdd(1, ordering: .relaxed).oldValue }
 
   /// Counts one more client unless there are `limit` already; `remove` counts it off.
   func reserve(limit: Int) -> Bool {
@@ -416,16 +417,18 @@ final class ClientRegistry: Sendable {
   /// Chooses clients to close so that the others hold no more than `limit`: those with most first.
   ///
   /// O(clients × log clients).
-  func chooseEvicted(above limit: Int) -> [Client] {
+  ///
+  /// - Returns: Their identifiers and loops; they may be gone already.
+  func chooseEvicted(above limit: Int) -> [(id: Int, workerIndex: Int)] {
     clients.withLock { clients in
       // Read once: their loops go on counting.
       let staying = clients.values.filter { !$0.isEvicted }.map { (client: $0, held: $0.heldBytes) }
       var sum = staying.reduce(0) { $0 + $1.held }
-      var chosen: [Client] = []
+      var chosen: [(id: Int, workerIndex: Int)] = []
       let candidates = staying.filter { !$0.client.isNoEvict && $0.held > 0 }
       for (client, held) in candidates.sorted(by: { $0.held > $1.held }) where sum > limit {
         client.isEvicted = true
-        chosen.append(client)
+        chosen.append((client.id, client.workerIndex))
         sum -= held
       }
       return chosen

@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 
 /// A Valiant server: listens, and answers clients on as many event loops as it was told.
 ///
@@ -29,6 +30,8 @@ public final class Server: Sendable {
 
   /// Makes what a worker does with bytes from its clients; the layer above knows commands.
   typealias MakeReader = @Sendable (Server, Worker) -> (Connection, Bytes) -> Int
+
+  private let sweeping = Atomic<Bool>(true)
 
   private struct State {
     var settings: Settings
@@ -419,10 +422,7 @@ public final class Server: Sendable {
   func evictClients(above limit: Int) {
     if clients.heldBytes <= limit { return }
     let workers = workers
-    for client in clients.chooseEvicted(above: limit) {
-      let id = client.id
-      workers[client.workerIndex].post { $0.evict(id) }
-    }
+    for (id, index) in clients.chooseEvicted(above: limit) { workers[index].post { $0.evict(id) } }
   }
 
   // MARK: Settings
@@ -473,6 +473,12 @@ public final class Server: Sendable {
     guard let configuration, configuration.invocation.file != nil else { return nil }
     return try configuration.rewrite(running, changed: changed)
   }
+
+  /// Whether loops remove keys that have expired.
+  var isSweeping: Bool { sweeping.load(ordering: .relaxed) }
+
+  /// Has keys removed when they expire, or only when somebody comes across them.
+  func setSweeping(_ isOn: Bool) { sweeping.store(isOn, ordering: .relaxed) }
 
   /// The pause that makes clients wait at the moment.
   var pause: ClientPause? {

@@ -382,22 +382,20 @@ final class Worker: @unchecked Sendable {
     if let new {
       let left = min(max(1, new.end - Clock.steadyMilliseconds), Self.pauseTimerMilliseconds)
       pauseTimer = Timer(on: loop, every: left) { [unowned self] in
-        // A timer does not count to longer ones.
-        if new.end - Clock.steadyMilliseconds < Self.pauseTimerMilliseconds / 2 {
-          self.setPause(nil)
-        }
+        // A timer does not count to longer ones: then it is set again.
+        self.setPause(new.end > Clock.steadyMilliseconds ? new : nil)
       }
     }
     loop.forEachConnection { connection in
       guard let owner = unsafe connection.owner else { return }
       let client = unsafe Client(owner)
-      if new != nil {
-        // A pause never becomes less strict: nobody goes on.
-        client.flags.insert(.paused)
-      } else {
-        client.flags.remove(.paused)
-        connection.resume()
-      }
+      if new == nil { client.flags.remove(.paused) } else { client.flags.insert(.paused) }
+    }
+    // A pause never becomes less strict: nobody goes on.
+    if new != nil { return }
+    loop.forEachConnection { connection in
+      // One that has been held up may begin another pause.
+      if pause == nil { connection.resume() }
     }
   }
 
@@ -478,7 +476,7 @@ final class Worker: @unchecked Sendable {
   /// Removes expired keys. While keys expire this is done two hundred times a second: those that lie
   /// for that long are few.
   private func beginSweep() {
-    if isSweeping || isDraining { return }
+    if isSweeping || isDraining || !server.isSweeping { return }
     if sweep.removedCount > removedAtSweep {
       fruitlessSweeps = 0
       if sweepTimer == nil {

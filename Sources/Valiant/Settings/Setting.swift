@@ -119,7 +119,7 @@ struct Setting: Sendable {
       "enable-debug-command", .debugPermission, change: .atStart,
       summary: "Whether DEBUG is possible: `no`, `yes`, or `local` for clients of this machine."),
     Setting(
-      "hll-sparse-max-bytes", .integer(\.hyperLogLogSparseMaxBytes, 0...16_384), change: .anyTime,
+      "hll-sparse-max-bytes", .bytes(\.hyperLogLogSparseMaxBytes, 0...Int.max), change: .anyTime,
       summary: "Bytes above which a HyperLogLog takes its full twelve kilobytes."),
     Setting(
       "notify-keyspace-events", .events, change: .anyTime,
@@ -141,8 +141,11 @@ struct Setting: Sendable {
       "loglevel", .logLevel(\.logLevel), change: .anyTime,
       summary: "Least level that is logged: debug, verbose, notice or warning."),
     Setting(
-      "databases", .fixed("16"), change: .anyTime,
+      "databases", .fixed("16"), change: .atStart,
       summary: "Databases that SELECT chooses from; always 16."),
+    Setting(
+      "cluster-enabled", .fixed("no"), change: .atStart,
+      summary: "Whether it is a node of a cluster; this version is one server."),
     Setting(
       "save", .fixed(""), change: .anyTime,
       summary: "When to write snapshots; this version keeps everything in memory only."),
@@ -198,6 +201,7 @@ struct Setting: Sendable {
     case .events: settings.keyspaceEvents.letters
     case .outputLimits:
       "normal \(Self.text(settings.outputLimit)) "
+        + "slave \(Self.text(settings.replicaOutputLimit)) "
         + "pubsub \(Self.text(settings.subscriberOutputLimit))"
     // Tools compute with it.
     case .memoryLimit(let property): String(settings[keyPath: property].bytes)
@@ -318,13 +322,12 @@ struct Setting: Sendable {
     return Settings.MemoryLimit(bytes: bytes)
   }
 
-  /// `CLASS HARD SOFT SECONDS`, any number of times; the class of replicas is read, checked and
-  /// without effect, since there are none.
+  /// `CLASS HARD SOFT SECONDS`, any number of times.
   private static func readOutputLimits(
     _ text: String, _ settings: inout Settings
   ) throws(SettingError) {
     let words = text.split { $0.isWhitespace }.map(String.init)
-    guard !words.isEmpty, words.count % 4 == 0 else {
+    guard words.count % 4 == 0 else {
       throw SettingError("Wrong number of arguments in buffer limit configuration.")
     }
     for start in stride(from: 0, to: words.count, by: 4) {
@@ -339,8 +342,11 @@ struct Setting: Sendable {
           "Error in hard, soft or soft_seconds setting in buffer limit configuration.")
       }
       let limit = Settings.OutputLimit(hardBytes: hard, softBytes: soft, softSeconds: seconds)
-      if name == "normal" { settings.outputLimit = limit }
-      if name == "pubsub" { settings.subscriberOutputLimit = limit }
+      switch name {
+      case "normal": settings.outputLimit = limit
+      case "pubsub": settings.subscriberOutputLimit = limit
+      default: settings.replicaOutputLimit = limit
+      }
     }
   }
 }

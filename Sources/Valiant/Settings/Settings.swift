@@ -36,6 +36,8 @@ public struct Settings: Sendable, Equatable {
   /// The same for a client that listens to channels.
   public var subscriberOutputLimit = OutputLimit(
     hardBytes: 32 << 20, softBytes: 8 << 20, softSeconds: 60)
+  /// The same for replicas, of which there are none yet.
+  var replicaOutputLimit = OutputLimit(hardBytes: 256 << 20, softBytes: 64 << 20, softSeconds: 60)
   /// Most memory that keys and values may take; see `evictionPolicy` for what happens then.
   public var maxMemory = MemoryLimit()
   /// Which keys go when `maxMemory` is reached.
@@ -48,7 +50,7 @@ public struct Settings: Sendable, Equatable {
   var lfuDecayMinutes = 1
   /// Who may use DEBUG.
   var debugCommand = DebugPermission.no
-  /// Bytes above which a HyperLogLog gets six bits for each register, 0...16,384.
+  /// Bytes above which a HyperLogLog gets six bits for each register, 0 or more.
   var hyperLogLogSparseMaxBytes = 3000
   /// Keys whose readers are remembered at most, because they have copies; 0 for any number.
   var trackedKeysMax = 1_000_000

@@ -114,22 +114,22 @@ struct AccessTracking: Sendable {
   }
 
   private func minutesSince(_ access: UInt32) -> Int {
-    Int((stamp >> 8) &- (access >> 8) & 0xffff)
+    Int(((stamp >> 8) &- (access >> 8)) & 0xffff)
   }
 
-  /// The bits of an entry that had `access`, and was last used a while ago or used so often, where
-  /// that is told and kept.
-  func restored(_ access: UInt32, idleSeconds: Int?, frequency: Int?) -> UInt32 {
-    if kind == .frequency { return frequency.map { stamp | UInt32($0) } ?? access }
-    guard let idleSeconds else { return access }
-    if kind == .clock { return stamp &- UInt32(truncatingIfNeeded: idleSeconds) & 0xff_ffff }
-    let minutes = stamp >> 8 &- UInt32(truncatingIfNeeded: idleSeconds / 60)
-    return (minutes & 0xffff) << 8 | access & 0xff
+  /// The bits of an entry that is new here, but was last used a while ago or used so often, where that
+  /// is told and kept.
+  func restored(idleSeconds: Int?, frequency: Int?) -> UInt32 {
+    if kind == .frequency { return frequency.map { stamp | UInt32($0) } ?? initial }
+    guard let idleSeconds else { return initial }
+    if kind == .clock { return (stamp &- UInt32(truncatingIfNeeded: idleSeconds)) & 0xff_ffff }
+    let minutes = (stamp >> 8) &- UInt32(truncatingIfNeeded: idleSeconds / 60)
+    return (minutes & 0xffff) << 8 | initial & 0xff
   }
 
   /// Seconds since the entry was last used; whole minutes under a policy that counts in them.
   func idleSeconds(_ access: UInt32) -> Int {
-    kind == .clock ? Int(stamp &- access & 0xff_ffff) : minutesSince(access) * 60
+    kind == .clock ? Int((stamp &- access) & 0xff_ffff) : minutesSince(access) * 60
   }
 }
 

@@ -336,15 +336,19 @@ import Synchronization
   ///
   /// The locks are held for the time of exchanging pointers; freeing is left to the caller.
   ///
-  /// - Parameter isLocked: Whether the caller holds them already.
-  func takeAll(databases: ClosedRange<Int>, isLocked: Bool = false) -> RemovedKeyspaces {
+  /// - Parameters:
+  ///   - isLocked: Whether the caller holds them already.
+  ///   - context: By which keys go that have expired.
+  func takeAll(
+    databases: ClosedRange<Int>, isLocked: Bool = false, by context: StorageContext? = nil
+  ) -> RemovedKeyspaces {
     let removed = RemovedKeyspaces(of: self)
     if !isLocked { lockAll() }
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       for database in databases {
         guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
-        noteAll(index, database, in: [keyspace])
+        noteAll(index, database, in: [keyspace], by: context ?? memory)
         removed.add(keyspace.takeAll())
       }
     }
@@ -354,14 +358,16 @@ import Synchronization
   }
 
   /// Exchanges two databases at one moment for everybody.
-  func swap(_ first: Int, _ second: Int, isLocked: Bool = false) {
+  ///
+  /// - Parameter context: By which keys go that have expired.
+  func swap(_ first: Int, _ second: Int, isLocked: Bool, by context: StorageContext) {
     if first == second { return }
     if !isLocked { lockAll() }
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       if shard.keyspaceIfUsed(first) == nil, shard.keyspaceIfUsed(second) == nil { continue }
       let both = [shard.keyspace(first), shard.keyspace(second)]
-      for database in [first, second] { noteAll(index, database, in: both) }
+      for database in [first, second] { noteAll(index, database, in: both, by: context) }
       both[0].swap(with: both[1])
     }
     memory.observers.noteEverything(in: shards)
@@ -439,13 +445,15 @@ import Synchronization
   private static let forgottenReadKeysMax = 64
 
   /// Tells those who watch keys of a database that all of them change which are in `keyspaces`.
-  private func noteAll(_ shard: Int, _ database: Int, in keyspaces: [KeyspaceReference]) {
+  private func noteAll(
+    _ shard: Int, _ database: Int, in keyspaces: [KeyspaceReference], by context: StorageContext
+  ) {
     guard keyspaces.contains(where: { !$0.observers.isEmpty }) else { return }
     let now = Timestamp.now
     memory.observers.noteAll(shard: shard, database: database) { watched in
       watched.key.withBytes { key in
         let hash = memory.hashing.hash(key)
-        return keyspaces.contains { $0.find(key, hash: hash, now: now, memory) != nil }
+        return keyspaces.contains { $0.find(key, hash: hash, now: now, context) != nil }
       }
     }
   }

@@ -1,9 +1,52 @@
+import Foundation
 import Testing
 
 @testable import Valiant
 
 /// What the differential test does not reach: long values, and the limits.
 @Suite("Editing strings") struct BitmapCommandsTests {
+  let server = TestServer()
+
+  /// Keys of one shard.
+  private func neighbours(_ count: Int) -> [String] {
+    let hashing = server.server.store.memory.hashing
+    var byShard: [UInt64: [String]] = [:]
+    for number in 0...100_000 {
+      let hash = Array("k\(number)".utf8).withBytes { hashing.hash($0) }
+      let shard = hash >> UInt64(64 - Store.shardBits)
+      byShard[shard, default: []].append("k\(number)")
+      if let found = byShard[shard], found.count == count { return found }
+    }
+    return []
+  }
+
+  @Test("keys that expire while several are read do not move the others") func expiring() {
+    let keys = neighbours(24)
+    server.server.setSweeping(false)
+    for round in 0..<40 {
+      var expected: [UInt8] = []
+      for (index, key) in keys.enumerated() {
+        // What dies is worth steps of compaction, which move what is left.
+        let value = [UInt8](
+          repeating: UInt8(1 << (index % 7)), count: 100 + (index * 397 + round * 131) % 3000)
+        _ = server.send(["SET", key, String(decoding: value, as: UTF8.self)])
+        if index % 3 != 0 { continue }
+        if value.count > expected.count {
+          expected += [UInt8](repeating: 0, count: value.count - expected.count)
+        }
+        for place in value.indices { expected[place] |= value[place] }
+      }
+      for (index, key) in keys.enumerated() where index % 3 != 0 {
+        _ = server.send(["PEXPIRE", key, "1"])
+      }
+      Thread.sleep(forTimeInterval: 0.003)
+      _ = server.send("BITOP OR d \(keys.joined(separator: " "))")
+      let text = String(decoding: expected, as: UTF8.self)
+      #expect(server.send("GET d") == "$\(text.utf8.count)\r\n\(text)\r\n")
+    }
+    server.server.store.checkInvariants()
+  }
+
   @Test("a value grows from nothing to megabytes in steps") func growth() {
     let server = TestServer()
     var expected = 0

@@ -44,6 +44,37 @@ import Testing
     #expect(reader.exchange("") == "$1\r\n2\r\n")
   }
 
+  @Test("who gives up waiting is not kept, and what it asked for is not done") func givenUp() {
+    _ = server.send("CLIENT PAUSE 100000 ALL")
+    do {
+      let other = server.connect()
+      #expect(other.send("SET k 1") == "")
+      #expect(server.server.clients.count == 2)
+    }
+    server.turn(3)
+    #expect(server.server.clients.count == 1)
+    #expect(server.send("CLIENT UNPAUSE") == "+OK\r\n")
+    #expect(server.send("EXISTS k") == ":0\r\n")
+  }
+
+  @Test("who is let go and begins another pause holds up those behind it") func again() {
+    let clients = (0..<6).map { _ in server.connect() }
+    _ = server.send("CLIENT PAUSE 50 ALL")
+    // Whichever of them is first.
+    for (number, client) in clients.enumerated() {
+      #expect(client.exchange("CLIENT PAUSE 100000 ALL\r\nSET k\(number) 1\r\n") == "")
+    }
+    for _ in 0..<50 where server.server.pause?.end ?? 0 < Clock.steadyMilliseconds + 10_000 {
+      Thread.sleep(forTimeInterval: 0.01)
+      server.turn()
+    }
+    let answers = clients.map { $0.exchange("") }
+    #expect(answers.filter { $0 == "+OK\r\n" }.count == 1, "\(answers)")
+    #expect(answers.filter { $0.isEmpty }.count == 5, "\(answers)")
+    #expect(server.send("CLIENT UNPAUSE") == "+OK\r\n")
+    #expect(server.send("DBSIZE") == ":0\r\n" || server.send("DBSIZE") == "")
+  }
+
   @Test("a command whose reply is not wanted waits as well, and stays unwanted") func skipped() {
     let other = server.connect()
     _ = server.send("CLIENT PAUSE 100000 WRITE")

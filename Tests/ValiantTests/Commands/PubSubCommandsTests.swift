@@ -57,6 +57,26 @@ import Testing
       server.send("PUBLISH c hello") == message(">", "message", "c", "hello") + ":1\r\n")
   }
 
+  @Test("who wants no replies gets messages all the same") func silent() {
+    let client = server.connect()
+    _ = client.send("HELLO 3")
+    for way in ["OFF", "SKIP"] {
+      #expect(client.send("CLIENT REPLY \(way)").isEmpty)
+      #expect(
+        client.send("SUBSCRIBE a b")
+          == ">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"
+          + ">3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n", "\(way)")
+      if way == "SKIP" { _ = client.send("CLIENT REPLY SKIP") }
+      #expect(client.send("PUBLISH a x") == message(">", "message", "a", "x"), "\(way)")
+      if way == "SKIP" { _ = client.send("CLIENT REPLY SKIP") }
+      #expect(
+        client.send("UNSUBSCRIBE a") == ">3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n")
+      _ = client.send("CLIENT REPLY ON")
+      _ = client.send("UNSUBSCRIBE")
+    }
+    #expect(client.send("PING") == "+PONG\r\n")
+  }
+
   @Test("who goes away listens no more") func leaving() {
     do {
       let other = server.connect()
@@ -97,12 +117,12 @@ import Testing
   @Test("the limits of both classes are one setting") func limits() {
     #expect(
       server.send("CONFIG GET client-output-buffer-limit").contains(
-        "normal 1073741824 1048576 60 pubsub 33554432 8388608 60"))
+        "normal 1073741824 1048576 60 slave 268435456 67108864 60 pubsub 33554432 8388608 60"))
     #expect(
       server.send(["CONFIG", "SET", "client-output-buffer-limit", "pubsub 2mb 1mb 5"]) == "+OK\r\n")
     #expect(
       server.send("CONFIG GET client-output-buffer-limit").contains(
-        "normal 1073741824 1048576 60 pubsub 2097152 1048576 5"))
+        "normal 1073741824 1048576 60 slave 268435456 67108864 60 pubsub 2097152 1048576 5"))
   }
 
   // MARK: Events of keys
@@ -119,6 +139,37 @@ import Testing
     #expect(
       server.send("CONFIG SET notify-keyspace-events KQ").contains(
         "Invalid event class character. Use 'Ag$lshzxeKEtmdn'."))
+  }
+
+  @Test("the key of a long value is told right, though its memory has become the value's")
+  func longValues() {
+    let listener = server.connect()
+    _ = listener.send("PSUBSCRIBE __keyevent@*")
+    _ = server.send("CONFIG SET notify-keyspace-events KEA")
+    let value = String(repeating: "v", count: 200_000)
+    for request in [["SET", "mykey", value, "EX", "100"], ["SETEX", "mykey", "100", value]] {
+      // The second time the server knows what comes.
+      for _ in 0..<2 {
+        #expect(server.send(request) == "+OK\r\n")
+        #expect(
+          listener.exchange("")
+            == message("*", "pmessage", "__keyevent@*", "__keyevent@0__:set", "mykey")
+            + message("*", "pmessage", "__keyevent@*", "__keyevent@0__:expire", "mykey"))
+      }
+    }
+  }
+
+  @Test("what has happened before nobody wanted to hear is told all the same") func lastWords() {
+    let listener = server.connect()
+    _ = listener.send("PSUBSCRIBE __keyevent@*")
+    _ = server.send("CONFIG SET notify-keyspace-events KEA")
+    let client = server.connect()
+    #expect(
+      client.exchange("SET k v\r\nCONFIG SET notify-keyspace-events ''\r\nSET l v\r\n")
+        == "+OK\r\n+OK\r\n+OK\r\n")
+    #expect(
+      listener.exchange("")
+        == message("*", "pmessage", "__keyevent@*", "__keyevent@0__:set", "k"))
   }
 
   @Test("keys that go by themselves are told of", arguments: ["lazily", "by the sweep", "evicted"])

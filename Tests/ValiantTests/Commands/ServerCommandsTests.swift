@@ -114,7 +114,7 @@ import Testing
       server.send("CONFIG SET port 1") == "\(failed) 'port') - can't set immutable config\r\n")
     #expect(
       server.send("CONFIG SET timeout 1 TIMEOUT 2")
-        == "\(failed) 'timeout') - duplicate parameter\r\n")
+        == "\(failed) 'TIMEOUT') - duplicate parameter\r\n")
     #expect(
       server.send("CONFIG SET foo 1")
         == "-ERR Unknown option or number of arguments for CONFIG SET - 'foo'\r\n")
@@ -193,7 +193,7 @@ import Testing
       server.send("COMMAND INFO get").hasPrefix(
         "*1\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n"
           + "*3\r\n+@read\r\n+@string\r\n+@fast\r\n"))
-    #expect(server.send("COMMAND INFO nothing") == "*1\r\n*-1\r\n")
+    #expect(server.send("COMMAND INFO nothing") == "*1\r\n$-1\r\n")
     #expect(server.send("COMMAND INFO config|get").contains("config|get"))
     _ = server.send("HELLO 3")
     #expect(server.send("COMMAND INFO get").contains("~2\r\n+readonly\r\n"))
@@ -202,6 +202,16 @@ import Testing
   @Test("GETKEYS") func getKeys() {
     #expect(server.send("COMMAND GETKEYS GET a") == "*1\r\n$1\r\na\r\n")
     #expect(server.send("COMMAND GETKEYS DEL a b") == "*2\r\n$1\r\na\r\n$1\r\nb\r\n")
+    for (request, access) in [
+      ("SET a b", ["OW", "update"]), ("SET a b EX 5 get", ["RW", "access", "update"]),
+      ("BITFIELD a GET u8 0", ["RO", "access"]),
+      ("BITFIELD a GET u8 0 SET u8 0 1", ["RW", "access", "update"]),
+    ] {
+      #expect(
+        server.send("COMMAND GETKEYSANDFLAGS \(request)")
+          == "*1\r\n*2\r\n$1\r\na\r\n*\(access.count)\r\n"
+          + access.map { "+\($0)\r\n" }.joined(), "\(request)")
+    }
     #expect(server.send("COMMAND GETKEYS PING") == "-ERR The command has no key arguments\r\n")
     #expect(server.send("COMMAND GETKEYS FOO a") == "-ERR Invalid command specified\r\n")
     #expect(
@@ -220,6 +230,14 @@ import Testing
     #expect(several.count == 1 && several[0].isMultiple && !several[0].isOptional)
     let choice = CommandSyntax.parse("CLIENT REPLY <ON|OFF|SKIP>", nameWords: 2)
     #expect(choice.count == 1 && choice[0].parts.count == 3 && !choice[0].isOptional)
+    let pairs = CommandSyntax.parse("MSET key value [key value ...]", nameWords: 1)
+    #expect(pairs.count == 1 && pairs[0].name == "key_value" && pairs[0].flags == ["multiple"])
+    let tokens = CommandSyntax.parse(
+      "X [PREFIX prefix [PREFIX prefix ...]] [ID id [id ...]]", nameWords: 1)
+    #expect(tokens.map(\.token) == ["PREFIX", "ID"])
+    #expect(tokens.map(\.repeatsToken) == [true, false] && tokens.allSatisfy(\.isMultiple))
+    let named = CommandTable.shared.topLevel.first { $0.name == "bitop" }
+    #expect(named.map { CommandSyntax.arguments(of: $0).map(\.keyIndex) } == [nil, 0, 1])
     #expect(
       server.send("COMMAND DOCS get").hasPrefix("*2\r\n$3\r\nget\r\n*10\r\n$7\r\nsummary\r\n"))
     #expect(server.send("COMMAND DOCS nothing") == "*0\r\n")

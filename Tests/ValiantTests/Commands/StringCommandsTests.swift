@@ -172,6 +172,64 @@ import Testing
 @Suite("Key commands") struct KeyCommandsTests {
   let server = TestServer()
 
+  /// What DUMP says of `x`.
+  private static let payload =
+    Array(
+      "\u{0}\u{1}x".utf8) + [0x0a, 0x00]
+
+  private func restore(_ key: String, _ options: String...) {
+    var payload = Self.payload
+    let checksum = payload.withBytes { CRC64.checksum($0) }
+    for index in 0..<8 { payload.append(UInt8(truncatingIfNeeded: checksum >> UInt64(8 * index))) }
+    let words =
+      ["RESTORE", key, "0"].map { Array($0.utf8) } + [payload] + options.map { Array($0.utf8) }
+    var request = Array("*\(words.count)\r\n".utf8)
+    for word in words { request += Array("$\(word.count)\r\n".utf8) + word + Array("\r\n".utf8) }
+    let client = server.connect()
+    #expect(client.exchange(request) == "+OK\r\n")
+  }
+
+  @Test("a key takes with it how often it was used") func usesMove() {
+    _ = server.send("CONFIG SET maxmemory-policy allkeys-lfu")
+    for move in ["RENAME q z", "RENAMENX q z"] {
+      restore("q", "FREQ", "77", "REPLACE")
+      _ = server.send("DEL z")
+      _ = server.send(move)
+      let counter = server.send("OBJECT FREQ z")
+      #expect(counter == ":77\r\n" || counter == ":78\r\n", "\(move)")
+    }
+    restore("z", "REPLACE")
+    #expect(server.send("OBJECT FREQ z") == ":5\r\n")
+  }
+
+  @Test(
+    "what leaves a key as it is has used it all the same",
+    arguments: [
+      "EXPIRE q 100 XX", "EXPIRE q 100", "PERSIST q", "SETNX q v", "SET q v NX", "SET q v NX GET",
+      "MSETNX a 1 q 2", "RENAME q q", "RENAMENX q q", "COPY q z", "APPEND q x",
+    ])
+  func uses(_ request: String) {
+    restore("q", "IDLETIME", "1000")
+    #expect(server.send("OBJECT IDLETIME q") == ":1000\r\n")
+    _ = server.send(request)
+    #expect(server.send("OBJECT IDLETIME q") == ":0\r\n")
+  }
+
+  @Test("the latest time to live is still a time of day") func latest() {
+    restore("a")
+    for index in 0..<2 {
+      _ = server.send("DUMP a")
+      let payload = server.connect().exchangeBytes(Array("*2\r\n$4\r\nDUMP\r\n$1\r\na\r\n".utf8))
+      let bytes = payload.dropFirst(5).dropLast(2)
+      let time = index == 0 ? "\(Int.max)" : "\(Int.max - 1)"
+      let head =
+        "*4\r\n$7\r\nRESTORE\r\n$1\r\n\(index)\r\n$\(time.count)\r\n\(time)\r\n$\(bytes.count)\r\n"
+      #expect(server.connect().exchange(Array(head.utf8) + bytes + Array("\r\n".utf8)) == "+OK\r\n")
+      let end = server.send("PEXPIRETIME \(index)").dropFirst().dropLast()
+      #expect((Int(end) ?? 0) > Int.max / 2, "\(end)")
+    }
+  }
+
   @Test("DEL and EXISTS count their arguments") func counts() {
     _ = server.send("SET a 1")
     _ = server.send("SET b 2")

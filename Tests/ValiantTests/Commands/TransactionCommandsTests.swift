@@ -191,6 +191,29 @@ import Testing
     _ = server.send("MULTI")
     #expect(server.send(["SET", "x", value]).hasPrefix("-OOM command not allowed"))
     #expect(server.send("EXEC").hasPrefix("-EXECABORT Transaction discarded because of previous"))
+    // Whatever it is, it would take memory until it runs.
+    _ = server.send("CONFIG SET maxmemory 1")
+    _ = server.send("MULTI")
+    #expect(server.send("GET x").hasPrefix("-OOM command not allowed"))
+    #expect(server.send("DISCARD") == "+OK\r\n")
+    #expect(server.send("GET x") == "$-1\r\n")
+  }
+
+  @Test("a transaction that needs more than its commands say gets it where keys can be evicted")
+  func needsMore() {
+    let server = TestServer {
+      $0.maxMemory = Settings.MemoryLimit(bytes: 4 << 20)
+      $0.evictionPolicy = .allKeysLRU
+    }
+    let value = String(repeating: "v", count: 10_000)
+    for number in 0..<600 { _ = server.send(["SET", "\(number)", value]) }
+    for _ in 0..<3 {
+      _ = server.send("MULTI")
+      _ = server.send("SETRANGE k 200000 x")
+      _ = server.send("STRLEN k")
+      #expect(server.send("EXEC") == "*2\r\n:200001\r\n:200001\r\n")
+      _ = server.send("DEL k")
+    }
   }
 
   @Test("a client that goes away watches nothing any more") func leaving() {

@@ -104,7 +104,7 @@ private func settings(_ lines: String) throws -> Settings {
     case .flag(let property): Settings()[keyPath: property] ? "no" : "yes"
     case .text: "with 'both' \"quotes\" and # more"
     case .logLevel: "warning"
-    case .outputLimits: "normal 1 2 3 pubsub 4 5 6"
+    case .outputLimits: "normal 1 2 3 slave 7 8 9 pubsub 4 5 6"
     case .events: "AKE"
     case .memoryLimit, .memoryShare: "17%"
     case .evictionPolicy: "allkeys-lfu"

@@ -263,6 +263,35 @@ private final class LimitedStore {
     limited.store.checkInvariants()
   }
 
+  @Test("times of use are right when the counters of seconds and minutes begin again")
+  func wrapping() {
+    func tracking(_ kind: AccessTracking.Kind, seconds: Int) -> AccessTracking {
+      AccessTracking(kind, now: Timestamp(milliseconds: seconds * 1000))
+    }
+    // 24 bits of seconds are over after 194 days, 16 bits of minutes after 45.
+    let (secondsMax, minutesMax) = (1 << 24, 1 << 16)
+    let used = tracking(.clock, seconds: secondsMax - 10).initial
+    #expect(tracking(.clock, seconds: secondsMax + 20).idleSeconds(used) == 30)
+    for kind in [AccessTracking.Kind.frequency, .adaptive] {
+      let used = tracking(kind, seconds: (minutesMax - 10) * 60).initial
+      let now = tracking(kind, seconds: (minutesMax + 20) * 60)
+      #expect(now.idleSeconds(used) == 30 * 60)
+      if kind == .frequency { #expect(now.frequency(used) == 0) }
+      let late = tracking(kind, seconds: (minutesMax + 1) * 60)
+      let recent = tracking(kind, seconds: (minutesMax - 1) * 60).initial
+      if kind == .frequency { #expect(late.frequency(recent) == 3) }
+    }
+    // What is said to be idle for longer than the machine is up.
+    for kind in [AccessTracking.Kind.clock, .adaptive] {
+      let now = tracking(kind, seconds: 300)
+      let restored = now.restored(idleSeconds: 6000, frequency: nil)
+      #expect(now.idleSeconds(restored) == 6000)
+      #expect(restored < 1 << 24)
+    }
+    let restored = tracking(.frequency, seconds: 300).restored(idleSeconds: nil, frequency: 77)
+    #expect(tracking(.frequency, seconds: 300).frequency(restored) == 77)
+  }
+
   @Test("frequency counters grow slowly and fall with time") func frequency() {
     var tracking = AccessTracking(.frequency, now: Timestamp(milliseconds: 0))
     var access = tracking.initial
