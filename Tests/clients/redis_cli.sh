@@ -43,6 +43,9 @@ same 'PUBLISH reaches it' 1 "$(cli PUBLISH news hello)"
 wait "$subscriber"
 same 'SUBSCRIBE prints what comes' 'subscribe news 1 message news hello' "$(paste -s -d ' ' "$scratch/news")"
 
+output=$(printf '%s\n' 'CLIENT TRACKING ON' 'GET c' 'SET c 5' 'GET c' | cli -3 --show-pushes yes)
+same 'it hears of copies that are invalid' 'OK OK invalidate c 5' "$(printf '%s' "$output" | tr -s '\n' ' ' | sed 's/ $//')"
+
 output=$(timeout 100 redis-benchmark -h "$HOST" -p "$PORT" --dbnum 9 -t ping,set,get,incr,mset -n 20000 -P 8 -r 1000 --csv 2>&1)
 like 'redis-benchmark runs all tests on strings' '*"PING_INLINE"*"PING_MBULK"*"SET"*"GET"*"INCR"*"MSET (10 keys)"*' "$output"
 unlike 'redis-benchmark meets no error' '*[Ee]rror*' "$output"

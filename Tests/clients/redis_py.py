@@ -243,8 +243,33 @@ def eight_threads_on_a_pool(client):
     assert not problems, problems
 
 
+def copies_of_keys(client):
+    """The library's own cache, which it allows from Redis 7.4 on; what it needs has been there since 6.0."""
+    from redis.cache import CacheConfig
+    from redis.connection import CacheProxyConnection
+
+    CacheProxyConnection.MIN_ALLOWED_VERSION = "7.0.0"
+    caching = redis.Redis(HOST, PORT, protocol=3, cache_config=CacheConfig())
+    try:
+        client.set(key("a"), 1)
+        assert caching.get(key("a")) == b"1"
+        assert caching.get_cache().size == 1
+        before = client.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"]
+        assert all(caching.get(key("a")) == b"1" for _ in range(50))
+        assert client.info("commandstats")["cmdstat_get"]["calls"] == before, "it asked the server"
+        client.set(key("a"), 2)
+        end = time.monotonic() + 5
+        while caching.get(key("a")) != b"2":
+            assert time.monotonic() < end, "it never hears of the change"
+            time.sleep(0.01)
+        assert client.info("clients")["tracking_clients"] >= 1
+    finally:
+        caching.close()
+        client.delete(key("a"))
+
+
 CHECKS = [set_get_delete, options_of_set, expiry, binary_values, a_value_of_one_mebibyte, pipeline, transactions,
-          messages, walks, strings_and_bits, a_cluster_of_one_node, a_lock_is_taken_once, clients, server,
+          messages, copies_of_keys, walks, strings_and_bits, a_cluster_of_one_node, a_lock_is_taken_once, clients, server,
           errors, eight_threads_on_a_pool]
 PROTOCOLS = {"default": {}, "RESP2": {"protocol": 2}, "RESP3": {"protocol": 3}}
 
