@@ -85,6 +85,7 @@ SHOWN = {
     "start": ["exec to first PONG"],
     "growth": ["p99.9 while growing"],
     "freeing": ["DEL of a value", "FLUSHALL SYNC"],
+    "publish": ["PUBLISH to 1", "PUBLISH to 100"],
     "hits": ["Zipf 1.0", "scan", "shift"],
 }  # fmt: skip
 

@@ -68,6 +68,14 @@ public func run(arguments: [String]) -> Int32 {
     case .print(let what):
       Log.writeAll(try documentation(what), to: STDOUT_FILENO)
       return ExitStatus.stopped
+    case .check(let path):
+      do throws(RDBError) {
+        Log.writeAll(try SnapshotCheck.run(path), to: STDOUT_FILENO)
+        return ExitStatus.stopped
+      } catch {
+        Log(level: .notice).warning("\(error)")
+        return ExitStatus.cannotRun
+      }
     case .serve(let given):
       invocation = given
       settings = try given.settings()

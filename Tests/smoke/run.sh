@@ -1,6 +1,6 @@
 #!/bin/bash
 # run.sh BINARY: all smoke tests: those which take a host and a port against a server started here, then those which
-# start servers of their own: life.sh, clock.sh and systemd.py.
+# start servers of their own: life.sh, check.sh, clock.sh and systemd.py.
 # Its last line is `N passed, N failed`.
 set -eu
 binary=$(realpath "$1")
@@ -29,6 +29,7 @@ for script in inline.sh commands.sh pipeline.sh benchmark.sh; do
   if [ "$status" -ne 0 ]; then tail -n 20 "$log"; fi
 done
 try life.sh "$binary"
+try check.sh "$binary"
 try clock.sh "$binary"
 try systemd.py "$binary"
 

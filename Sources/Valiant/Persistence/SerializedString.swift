@@ -5,7 +5,7 @@ import CLZF
 /// Source: the RDB file format.
 enum SerializedString {
   /// Two bits of the first byte say how long the length is, or that something else follows.
-  private enum Kind {
+  enum Kind {
     static let short: UInt8 = 0
     static let medium: UInt8 = 1
     /// The whole byte.
@@ -78,6 +78,9 @@ enum SerializedString {
 
   // MARK: Reading
 
+  /// Bytes that one compressed byte becomes at most: three stand for 264.
+  private static let growthMax = 88
+
   /// A string that was read.
   enum Form {
     /// As it stands in the input.
@@ -85,76 +88,40 @@ enum SerializedString {
     case number(Int)
     /// Compressed bytes, and how many they become.
     case compressed(Bytes, count: Int)
+
+    /// Calls `body` with the bytes; nil when compressed ones do not become so many.
+    func withBytes<Result>(_ body: (Bytes) -> Result) -> Result? {
+      switch self {
+      case .plain(let bytes): return body(bytes)
+      case .number(let number): return Array(String(number).utf8).withBytes(body)
+      case .compressed(let bytes, let count):
+        guard let text = SerializedString.decompress(bytes, count: count) else { return nil }
+        return body(text.bytes)
+      }
+    }
+
+    /// A copy of the bytes; nil when compressed ones do not become so many.
+    var array: [UInt8]? { withBytes(\.array) }
   }
 
   /// The string that `input` begins with; nil when it does not begin with one.
   static func read(_ input: Bytes) -> Form? {
-    var reader = Reader(input)
-    guard let first = reader.bytes(1)?[0] else { return nil }
-    switch first {
-    case Kind.integer8: return reader.integer(bytes: 1).map { .number($0) }
-    case Kind.integer16: return reader.integer(bytes: 2).map { .number($0) }
-    case Kind.integer32: return reader.integer(bytes: 4).map { .number($0) }
-    case Kind.compressed:
-      guard let count = reader.length(), let full = reader.length(),
-        let bytes = reader.bytes(count)
-      else { return nil }
-      return .compressed(bytes, count: full)
-    default:
-      reader = Reader(input)
-      return reader.length().flatMap { reader.bytes($0) }.map { .plain($0) }
-    }
+    var reader = SerializedReader(input)
+    return try? reader.string()
   }
 
   /// Makes `count` bytes of compressed ones; nil when they do not become so many.
   static func decompress(_ bytes: Bytes, count: Int) -> ByteBuffer? {
     var result = ByteBuffer()
-    guard count > 0, count <= UInt32.max, result.reserveExactly(count) else { return nil }
+    // No byte becomes more; so nobody takes memory by only saying so.
+    guard count > 0, count <= UInt32.max, count / Self.growthMax <= bytes.count,
+      result.reserveExactly(count)
+    else { return nil }
     let space = unsafe result.freeSpace(count)
     let written = unsafe lzf_decompress(
       bytes.pointer, UInt32(bytes.count), space.baseAddress, UInt32(count))
     guard written == count else { return nil }
     result.didAppend(count)
     return result
-  }
-
-  private struct Reader {
-    private var rest: Bytes
-
-    init(_ input: Bytes) { rest = input }
-
-    mutating func bytes(_ count: Int) -> Bytes? {
-      guard count >= 0, count <= rest.count else { return nil }
-      defer { rest = rest.dropFirst(count) }
-      return rest.prefix(count)
-    }
-
-    mutating func integer(bytes count: Int) -> Int? {
-      guard let bytes = bytes(count) else { return nil }
-      var number = 0
-      for index in 0..<count { number |= Int(bytes[index]) << (8 * index) }
-      let unused = Int.bitWidth - 8 * count
-      return (number << unused) >> unused
-    }
-
-    /// A length; nil for what is none.
-    mutating func length() -> Int? {
-      guard let first = bytes(1)?[0] else { return nil }
-      switch first {
-      case Kind.long: return bigEndian(4)
-      case Kind.longest: return bigEndian(8)
-      case _ where first >> 6 == Kind.short: return Int(first)
-      case _ where first >> 6 == Kind.medium:
-        return bytes(1).map { Int(first & 0x3f) << 8 | Int($0[0]) }
-      default: return nil
-      }
-    }
-
-    private mutating func bigEndian(_ count: Int) -> Int? {
-      guard let bytes = bytes(count) else { return nil }
-      var number: UInt64 = 0
-      for index in 0..<count { number = number << 8 | UInt64(bytes[index]) }
-      return Int(exactly: number)
-    }
   }
 }

@@ -5,6 +5,8 @@ enum CommandLineRequest {
   case version
   /// One of `Manual.names`.
   case print(String)
+  /// A file of keys.
+  case check(String)
 }
 
 /// A configuration file and flags, of which the flags win; can be read again on SIGHUP.
@@ -98,6 +100,8 @@ struct Invocation: Sendable {
         invocation.file = value
       } else if name == "print" {
         return .print(value)
+      } else if name == "check" {
+        return .check(value)
       } else if let setting = Setting.named(name) {
         invocation.flags.append((setting, value))
       } else {
@@ -122,12 +126,14 @@ struct Invocation: Sendable {
     }
     lines += [
       "",
+      "  --check FILE",
+      "        Read a snapshot, such as Redis's dump.rdb, to its end, and say what is in it.",
       "  --help, --version",
       "  --print \(Manual.names.joined(separator: "|"))",
       "        Print a configuration file with all defaults, or a piece of the documentation.",
       "",
-      "Exit status: 0 after SIGTERM, SIGINT or SHUTDOWN; 1 when an address is taken or the system",
-      "refuses; 2 for a mistake in flags or configuration.",
+      "Exit status: 0 after SIGTERM, SIGINT or SHUTDOWN; 1 when an address is taken, the system",
+      "refuses, or --check finds damage; 2 for a mistake in flags or configuration.",
       "",
     ]
     return lines.joined(separator: "\n")

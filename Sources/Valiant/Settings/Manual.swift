@@ -62,6 +62,7 @@ enum Manual {
       \(options.joined(separator: "\n"))
       \(paragraph("--config", argument: "FILE", "Read settings from FILE."))
       \(paragraph("--print", argument: "WHAT", "Print a piece of the documentation and end: \(names.joined(separator: ", "))."))
+      \(paragraph("--check", argument: "FILE", "Read a snapshot, such as Redis's dump.rdb, to its end, and say what is in it, or where it is damaged."))
       \(paragraph("--help", argument: "", "Print the flags with their defaults and end."))
       \(paragraph("--version", argument: "", "Print the version and end."))
       .SH SIGNALS
@@ -77,7 +78,7 @@ enum Manual {
       after SIGTERM, SIGINT or SHUTDOWN.
       .TP
       .B 1
-      when an address is taken or the system refuses something.
+      when an address is taken, the system refuses something, or --check finds damage.
       .TP
       .B 2
       for a mistake in flags or configuration: starting again would not help.
@@ -191,7 +192,9 @@ enum Manual {
   // MARK: Completion
 
   private static var completion: String {
-    let flags = (Setting.all.map(\.name) + ["config", "print", "help", "version"]).map { "--\($0)" }
+    let flags = (Setting.all.map(\.name) + ["config", "check", "print", "help", "version"]).map {
+      "--\($0)"
+    }
     let choices = Setting.all.compactMap { setting -> String? in
       switch setting.kind {
       case .flag: "    --\(setting.name)) choices='yes no' ;;"
@@ -207,7 +210,7 @@ enum Manual {
         case $before in
       \(choices.joined(separator: "\n"))
           --print) choices='\(names.joined(separator: " "))' ;;
-          --config|--unixsocket)
+          --config|--check|--unixsocket)
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
             return
             ;;

@@ -9,6 +9,7 @@ import Glibc
 enum SettingsFile {
   /// The longest file that is read; more is a mistake.
   private static let lengthMaxBytes = 1 << 20
+  private static let chunkBytes = 64 << 10
 
   /// Reads the file at `path` into `settings`.
   ///
@@ -124,21 +125,15 @@ enum SettingsFile {
 
   /// The whole text of a file.
   static func contents(of path: String) throws(StartError) -> String {
-    let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else {
-      throw StartError("cannot read \(path): \(systemErrorText(errno))")
+    var buffer = ByteBuffer()
+    do throws(FileError) {
+      let file = try InputFile(path)
+      while buffer.count <= lengthMaxBytes, try file.read(chunkBytes, into: &buffer) > 0 {}
+    } catch {
+      throw StartError(error.description)
     }
-    defer { close(descriptor) }
-    var bytes: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 64 * 1024)
-    while true {
-      let count = unsafe Glibc.read(descriptor, &chunk, chunk.count)
-      if count < 0 { throw StartError("cannot read \(path): \(systemErrorText(errno))") }
-      if count == 0 { break }
-      bytes += chunk.prefix(count)
-      if bytes.count > lengthMaxBytes { throw StartError("\(path): longer than 1 MiB") }
-    }
-    return String(decoding: bytes, as: UTF8.self)
+    if buffer.count > lengthMaxBytes { throw StartError("\(path): longer than 1 MiB") }
+    return buffer.bytes.text
   }
 }
 
