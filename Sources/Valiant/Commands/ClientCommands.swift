@@ -2,7 +2,7 @@
 enum ClientCommands: CommandFamily {
   static let category = Command.Category.connection
 
-  private static let everywhere: Command.Flags = [.noscript, .loading, .stale]
+  static let everywhere: Command.Flags = [.noscript, .loading, .stale]
   private static let forOperators: Command.Flags = [.admin, .noscript, .loading, .stale]
 
   static let commands: [Command] = [

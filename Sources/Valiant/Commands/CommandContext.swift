@@ -112,9 +112,9 @@
     for index in unsafe row.pointee.keyIndices(argumentCount: request.count) { _ = entry(index) }
   }
 
-  /// Notes a use of the key that argument `index` names, for a command that leaves it as it is.
-  func touch(_ index: Int) {
-    if let entry = entry(index) { entry.access = memory.access.used(entry.access) }
+  /// Notes a use of an entry, if there is one, for a command that leaves it as it is.
+  func touch(_ entry: Entry?) {
+    if let entry { entry.access = memory.access.used(entry.access) }
   }
 
   /// The same for a command that reads: whether the key was there goes into the statistics. That the

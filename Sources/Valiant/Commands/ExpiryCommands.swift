@@ -106,7 +106,7 @@ enum ExpiryCommands: CommandFamily {
     let deadline = try Expiry.deadline(
       context.integer(2), unit, mayBePast: true, in: context)
     guard let entry = context.entry(1) else { return context.reply.integer(0) }
-    context.touch(1)
+    context.touch(entry)
     let isRefused: Bool
     if let old = entry.deadline {
       isRefused =
@@ -125,10 +125,9 @@ enum ExpiryCommands: CommandFamily {
   }
 
   private static func persist(_ context: inout CommandContext) throws(CommandError) {
-    context.touch(1)
-    guard let entry = context.entry(1), entry.hasDeadline else {
-      return context.reply.integer(0)
-    }
+    let entry = context.entry(1)
+    context.touch(entry)
+    guard let entry, entry.hasDeadline else { return context.reply.integer(0) }
     _ = try context.setDeadline(nil, of: 1)
     context.reply.integer(1)
   }
@@ -157,6 +156,11 @@ enum Expiry {
     var isRelative: Bool { self == .seconds || self == .milliseconds }
   }
 
+  /// The milliseconds behind which a deadline would be too late as a time of day, as in Redis.
+  static func longestTimeToLive(in context: borrowing CommandContext) -> Int {
+    Int.max - max(Clock.wallMilliseconds, context.now.milliseconds)
+  }
+
   /// - Parameter mayBePast: Whether 0 and less are times, too.
   /// - Throws: `invalidExpireTime` when the number is not positive, or too large in milliseconds.
   static func deadline(
@@ -164,9 +168,7 @@ enum Expiry {
   ) throws(CommandError) -> Timestamp {
     let (milliseconds, overflow) = number.multipliedReportingOverflow(
       by: unit.isSeconds ? 1000 : 1)
-    // Too late as a time of day is too late, as in Redis.
-    let latest =
-      unit.isRelative ? Int.max - max(Clock.wallMilliseconds, context.now.milliseconds) : Int.max
+    let latest = unit.isRelative ? longestTimeToLive(in: context) : Int.max
     if overflow || milliseconds > latest || (number <= 0 && !mayBePast) {
       throw .invalidExpireTime(command: context.command.name)
     }

@@ -34,14 +34,15 @@ enum MoveCommands: CommandFamily {
   private static func rename(
     _ context: inout CommandContext, overwrites: Bool
   ) throws(CommandError) -> Bool {
-    guard context.entry(1) != nil else { throw .noSuchKey }
+    guard let entry = context.entry(1) else { throw .noSuchKey }
     if context.request[1] == context.request[2] {
-      context.touch(1)
+      context.touch(entry)
       return overwrites
     }
-    if !overwrites, context.entry(2) != nil {
-      context.touch(1)
-      context.touch(2)
+    if !overwrites, let other = context.entry(2) {
+      context.touch(other)
+      // Looked up again: the other one may have moved it.
+      context.touch(context.entry(1))
       return false
     }
     try context.move(1, to: context.key(2))
@@ -83,8 +84,9 @@ enum MoveCommands: CommandFamily {
     }
     if database == context.client.database, request[1] == request[2] { throw .sameObject }
     let target = context.key(2, database: database)
-    context.touch(1)
-    guard context.look(1) != nil, overwrites || context.entry(of: target) == nil else {
+    let source = context.look(1)
+    context.touch(source)
+    guard source != nil, overwrites || context.entry(of: target) == nil else {
       return context.reply.integer(0)
     }
     try context.copy(1, to: target)

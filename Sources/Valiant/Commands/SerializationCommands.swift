@@ -82,9 +82,8 @@ enum SerializationCommands: CommandFamily {
     var deadline: Timestamp?
     if timeToLive > 0 {
       let offset = options.isAbsolute ? -Clock.wallOffsetMilliseconds : context.now.milliseconds
-      // So late that it can still be told as a time of day.
-      let latest = Int.max - max(Clock.wallMilliseconds, context.now.milliseconds)
-      deadline = Timestamp(milliseconds: min(timeToLive, latest).addingClamped(offset))
+      let milliseconds = min(timeToLive, Expiry.longestTimeToLive(in: context))
+      deadline = Timestamp(milliseconds: milliseconds.addingClamped(offset))
     }
     if let deadline, deadline < context.now {
       _ = context.remove(1)

@@ -132,9 +132,9 @@ enum StringCommands: CommandFamily {
 
   private static func setManyIfMissing(_ context: inout CommandContext) throws(CommandError) {
     try checkPairs(context)
-    for index in stride(from: 1, to: context.request.count, by: 2)
-    where context.entry(index) != nil {
-      context.touch(index)
+    for index in stride(from: 1, to: context.request.count, by: 2) {
+      guard let entry = context.entry(index) else { continue }
+      context.touch(entry)
       return context.reply.integer(0)
     }
     try setPairs(&context)
@@ -153,8 +153,8 @@ enum StringCommands: CommandFamily {
   }
 
   private static func setIfMissing(_ context: inout CommandContext) throws(CommandError) {
-    if context.entry(1) != nil {
-      context.touch(1)
+    if let entry = context.entry(1) {
+      context.touch(entry)
       return context.reply.integer(0)
     }
     try context.set(1, toArgument: 2, deadline: nil)
@@ -234,9 +234,10 @@ enum StringCommands: CommandFamily {
     let offset = try context.integer(2)
     guard offset >= 0 else { throw .offsetOutOfRange }
     let new = context.request[3]
-    let old = context.entry(1)?.value.count ?? 0
+    let entry = context.entry(1)
+    let old = entry?.value.count ?? 0
     if new.isEmpty {
-      context.touch(1)
+      context.touch(entry)
       return context.reply.integer(old)
     }
     let (end, overflow) = offset.addingReportingOverflow(new.count)
@@ -273,7 +274,7 @@ enum StringCommands: CommandFamily {
     }
     if options.refuses(old, context) {
       if !options.returnsOld { context.reply.null() }
-      context.touch(1)
+      context.touch(old)
       return
     }
     let deadline = options.keepsDeadline ? old?.deadline : newDeadline

@@ -1,6 +1,6 @@
 /// Subcommands of CLIENT by which clients keep copies of keys, and hear when those are invalid.
 enum TrackingCommands {
-  private static let flags: Command.Flags = [.noscript, .loading, .stale]
+  private static let flags = ClientCommands.everywhere
 
   static let subcommands: [Command] = [
     Command(

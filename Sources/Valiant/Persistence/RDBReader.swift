@@ -40,13 +40,13 @@ struct RDBReader: ~Copyable {
         try file.read(Self.headerBytes - header.count, into: &header) > 0
       {}
     } catch {
-      throw RDBError(path, error.description)
+      throw RDBError(error.description)
     }
     guard header.count == Self.headerBytes, header.bytes.prefix(5).equalsIgnoringCase("REDIS"),
       let version = Int(header.bytes.dropFirst(5).text)
-    else { throw RDBError(path, "\(path) is no snapshot") }
+    else { throw RDBError("\(path) is no snapshot") }
     guard Self.versions.contains(version) else {
-      throw RDBError(path, "\(path) has version \(version) of the format, which is not known")
+      throw RDBError("\(path) has version \(version) of the format, which is not known")
     }
     self.file = file
     self.version = version
@@ -132,7 +132,7 @@ struct RDBReader: ~Copyable {
 
   /// What is wrong with the item that was read last, or is to be read next.
   func failure(_ text: String) -> RDBError {
-    RDBError(file.path, "\(file.path), byte \(offset): \(text)")
+    RDBError("\(file.path), byte \(offset): \(text)")
   }
 
   // MARK: Parsing
@@ -218,11 +218,9 @@ struct RDBRecord {
 
 /// Why a snapshot is not read, in one sentence.
 struct RDBError: Error, CustomStringConvertible {
-  let path: String
   let description: String
 
-  fileprivate init(_ path: String, _ description: String) {
-    self.path = path
+  fileprivate init(_ description: String) {
     self.description = description
   }
 }

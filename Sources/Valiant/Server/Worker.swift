@@ -197,6 +197,13 @@ final class Worker: @unchecked Sendable {
     server.didLeave(self)
   }
 
+  /// Calls `body` with each client, whose connection it may close.
+  private func forEachClient(_ body: (Client, Connection) -> Void) {
+    loop.forEachConnection { connection in
+      if let owner = unsafe connection.owner { body(unsafe Client(owner), connection) }
+    }
+  }
+
   /// Closes the clients with these identifiers.
   func kill(_ ids: Set<Int>) { closeClients(ids) { _ in } }
 
@@ -212,10 +219,8 @@ final class Worker: @unchecked Sendable {
 
   /// - Parameter willClose: Called with each that is not closing already.
   private func closeClients(_ ids: Set<Int>, _ willClose: (Client) -> Void) {
-    loop.forEachConnection { connection in
-      guard let owner = unsafe connection.owner, !connection.isClosing else { return }
-      let client = unsafe Client(owner)
-      if !ids.contains(client.id) { return }
+    forEachClient { client, connection in
+      if connection.isClosing || !ids.contains(client.id) { return }
       willClose(client)
       connection.close()
     }
@@ -360,9 +365,7 @@ final class Worker: @unchecked Sendable {
 
   private func recipient(_ id: Int) -> Subscribers.Subscriber? {
     if let known = recipients[id] { return known }
-    loop.forEachConnection { connection in
-      guard let owner = unsafe connection.owner else { return }
-      let client = unsafe Client(owner)
+    forEachClient { client, connection in
       if client.id == id {
         recipients[id] = Subscribers.Subscriber(client: client, connection: connection)
       }
@@ -386,9 +389,7 @@ final class Worker: @unchecked Sendable {
         self.setPause(new.end > Clock.steadyMilliseconds ? new : nil)
       }
     }
-    loop.forEachConnection { connection in
-      guard let owner = unsafe connection.owner else { return }
-      let client = unsafe Client(owner)
+    forEachClient { client, _ in
       if new == nil { client.flags.remove(.paused) } else { client.flags.insert(.paused) }
     }
     // A pause never becomes less strict: nobody goes on.
@@ -444,9 +445,8 @@ final class Worker: @unchecked Sendable {
   /// Ends clients that are silent for too long, or do not read their replies.
   private func closeSilentClients() {
     let now = Clock.steadyMilliseconds
-    loop.forEachConnection { connection in
-      guard let owner = unsafe connection.owner, !connection.isClosing else { return }
-      let client = unsafe Client(owner)
+    forEachClient { client, connection in
+      if connection.isClosing { return }
       let isSubscriber = client.isSubscriber
       let limit = settings.outputLimit(ofSubscriber: isSubscriber)
       let pending = connection.pendingOutputBytes

@@ -52,15 +52,15 @@ struct KeyReader: Sendable {
 extension [KeyReader] {
   /// Puts a client in its place among others, which are in the order of their identifiers.
   ///
-  /// - Returns: False when it was there.
-  mutating func insert(_ reader: KeyReader) -> Bool {
+  /// - Returns: How many there are then; nil when it was there.
+  mutating func insert(_ reader: KeyReader) -> Int? {
     var (low, high) = (0, count)
     while low < high {
       let middle = (low + high) / 2
       if self[middle].client < reader.client { low = middle + 1 } else { high = middle }
     }
-    if low < count, self[low].client == reader.client { return false }
+    if low < count, self[low].client == reader.client { return nil }
     insert(reader, at: low)
-    return true
+    return count
   }
 }

@@ -12,8 +12,6 @@ final class ChangeFlag: Sendable {
 struct ObservedKey: Hashable, Sendable {
   let database: Int
   let key: [UInt8]
-
-  func begins(with prefix: [UInt8]) -> Bool { key.starts(with: prefix) }
 }
 
 /// What can happen to a key.
@@ -161,9 +159,9 @@ enum KeyChange: Sendable {
     let index = Self.shard(hash)
     if keysMax > 0 { _ = forgetReaders(in: shard, index, above: keysMax, steps: 2) }
     let table = table(index)
-    guard table.readers[key, default: []].insert(reader) else { return }
+    guard let count = table.readers[key, default: []].insert(reader) else { return }
     unsafe state.pointee.readerCount.wrappingAdd(1, ordering: .relaxed)
-    guard table.readers[key]?.count == 1 else { return }
+    guard count == 1 else { return }
     unsafe state.pointee.readKeyCount.wrappingAdd(1, ordering: .relaxed)
     table.readCounts[key.database] += 1
     shard.keyspace(key.database).insertObserver(.reader)
@@ -302,7 +300,8 @@ enum KeyChange: Sendable {
     for flag in table.flags[changed] ?? [] { flag.raise() }
     if table.readCounts[database] > 0 { tellReaders(of: changed, in: table, author: author) }
     var told: InvalidationQueue?
-    for prefix in table.prefixes where prefix.queue !== told && changed.begins(with: prefix.bytes) {
+    for prefix in table.prefixes
+    where prefix.queue !== told && changed.key.starts(with: prefix.bytes) {
       told = prefix.queue
       prefix.queue.add(.prefixed(changed.key, author: author))
     }

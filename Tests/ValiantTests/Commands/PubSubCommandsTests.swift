@@ -223,11 +223,7 @@ import Testing
 
   @Test("each listener gets a publisher's messages in their order, on whichever loop")
   func order() throws {
-    var settings = Settings()
-    settings.port = 0
-    settings.threads = 4
-    let server = Server(settings: settings)
-    try server.start()
+    let server = try Server.started(threads: 4)
     defer { server.stop() }
     let listeners = try (0..<8).map { _ in try BlockingClient(port: server.port ?? 0) }
     for (number, listener) in listeners.enumerated() {

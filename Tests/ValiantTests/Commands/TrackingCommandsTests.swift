@@ -333,11 +333,7 @@ import Testing
     "no copy stays that is out of date, whatever changes on whichever loop",
     arguments: ["", "BCAST", "NOLOOP"])
   func coherence(_ options: String) throws {
-    var settings = Settings()
-    settings.port = 0
-    settings.threads = 4
-    let server = Server(settings: settings)
-    try server.start()
+    let server = try Server.started(threads: 4)
     defer { server.stop() }
     let port = server.port ?? 0
     let caches = try (0..<8).map { _ in try Cache(port: port, options) }

@@ -9,11 +9,7 @@ import Valiant
   let server: Server
 
   init() throws {
-    var settings = Settings()
-    settings.port = 0
-    settings.threads = 4
-    server = Server(settings: settings)
-    try server.start()
+    server = try Server.started(threads: 4)
   }
 
   deinit { server.stop() }

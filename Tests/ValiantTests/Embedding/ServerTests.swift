@@ -71,11 +71,7 @@ import Valiant
   }
 
   @Test("connections spread evenly over the loops") func spread() throws {
-    var settings = Settings()
-    settings.port = 0
-    settings.threads = 4
-    let server = Server(settings: settings)
-    try server.start()
+    let server = try Server.started(threads: 4)
     defer { server.stop() }
     let clients = try (0..<8).map { _ in try BlockingClient(port: server.port ?? 0) }
     for client in clients { #expect(client.ask("PING") == "+PONG\r\n") }
@@ -141,11 +137,7 @@ import Valiant
 
   @Test("multi-key commands in opposite orders on many threads never block each other")
   func noDeadlock() throws {
-    var settings = Settings()
-    settings.port = 0
-    settings.threads = 4
-    let server = Server(settings: settings)
-    try server.start()
+    let server = try Server.started(threads: 4)
     defer { server.stop() }
     let port = server.port ?? 0
     let keys = (0..<200).map { "key:\($0)" }

@@ -165,3 +165,15 @@ func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8.self) }
 func withBytes<Result>(_ text: String, _ body: (Bytes) -> Result) -> Result {
   Array(text.utf8).withBytes(body)
 }
+
+extension Server {
+  /// A server with threads of its own, on a free port; the caller stops it.
+  static func started(threads: Int) throws -> Server {
+    var settings = Settings()
+    settings.port = 0
+    settings.threads = threads
+    let server = Server(settings: settings)
+    try server.start()
+    return server
+  }
+}
