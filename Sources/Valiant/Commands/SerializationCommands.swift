@@ -15,19 +15,14 @@ enum SerializationCommands: CommandFamily {
       event: .generic("restore"), handler: restore),
   ]
 
-  private static let stringType: UInt8 = 0
-  /// The format's version that is written, and the last one that is read: strings are the same in
-  /// all.
-  private static let version = 10
-  private static let versionMax = 12
   private static let footerBytes = 10
 
   private static func dump(_ context: inout CommandContext) throws(CommandError) {
     guard let value = try context.string(1) else { return context.reply.null() }
     var payload = ByteBuffer()
-    payload.append(stringType)
+    payload.append(RDBCode.string)
     value.withBytes { SerializedString.write($0, to: &payload) }
-    payload.append(littleEndian: version, bytes: 2)
+    payload.append(littleEndian: RDBWriter.version, bytes: 2)
     let checksum = CRC64.checksum(payload.bytes)
     payload.append(littleEndian: Int(bitPattern: UInt(checksum)), bytes: 8)
     context.reply.bulkString(payload.bytes)
@@ -109,11 +104,11 @@ enum SerializationCommands: CommandFamily {
     let footer = payload.dropFirst(payload.count - footerBytes)
     var checksum: UInt64 = 0
     for index in 0..<8 { checksum |= UInt64(footer[2 + index]) << UInt64(8 * index) }
-    guard Int(footer[0]) | Int(footer[1]) << 8 <= versionMax,
+    guard Int(footer[0]) | Int(footer[1]) << 8 <= RDBReader.versions.upperBound,
       checksum == CRC64.checksum(payload.prefix(payload.count - 8))
     else { throw .badPayload }
     let content = payload.prefix(payload.count - footerBytes)
-    guard !content.isEmpty, content[0] == stringType,
+    guard !content.isEmpty, content[0] == RDBCode.string,
       let value = SerializedString.read(content.dropFirst(1))
     else { throw .badData }
     return value

@@ -17,6 +17,9 @@ struct RDBReader: ~Copyable {
   private var window = ByteBuffer()
   /// Where the next item begins in the window, and where the window begins in the file.
   private var position = 0
+  private var isAtEnd = false
+  /// Where the last item began in the window.
+  private var itemStart = 0
   private var windowStart = 0
   private var checksum: UInt64 = 0
   /// The version of the format, 1...12.
@@ -54,6 +57,9 @@ struct RDBReader: ~Copyable {
     windowStart = Self.headerBytes
   }
 
+  /// Bytes of the file.
+  var byteCount: Int { file.size }
+
   /// Where the next item begins in the file.
   var offset: Int { windowStart + position }
 
@@ -61,7 +67,9 @@ struct RDBReader: ~Copyable {
   ///
   /// - Throws: When the file is damaged, cut off, or holds what cannot be kept.
   mutating func next() throws(RDBError) -> Item? {
+    if isAtEnd { return nil }
     while true {
+      itemStart = position
       var reader = SerializedReader(window.bytes.dropFirst(position))
       let parsed: Parsed
       do throws(SerializedReader.Failure) {
@@ -78,9 +86,53 @@ struct RDBReader: ~Copyable {
       case .unsupported(let what): throw failure(what)
       case .end(let sum):
         try checkEnd(reader.consumed, sum)
+        isAtEnd = true
         return nil
       }
     }
+  }
+
+  /// Records of one database, as they stand in the file.
+  struct Chunk: ~Copyable {
+    fileprivate(set) var database = 0
+    fileprivate(set) var bytes = ByteBuffer()
+  }
+
+  /// Reads records of one database into `chunk`, in place of what is there.
+  ///
+  /// - Returns: False at the end; see `next`.
+  mutating func next(_ chunk: inout Chunk) throws(RDBError) -> Bool {
+    chunk.bytes.clear(keeping: 2 * Self.chunkBytes)
+    while chunk.bytes.count < Self.chunkBytes {
+      guard let item = try next() else { return !chunk.bytes.isEmpty }
+      switch item {
+      case .record:
+        chunk.bytes.append(window.bytes.prefix(position).dropFirst(itemStart))
+        chunk.database = database
+      case .database(let number):
+        guard number < Store.databaseCount else {
+          throw failure("there is no database \(number) here")
+        }
+        database = number
+        if !chunk.bytes.isEmpty { return true }
+      case .auxiliary, .sizes: break
+      }
+    }
+    return true
+  }
+
+  private static let chunkBytes = 128 * 1024
+  /// Where the records belong that are read by chunks.
+  private var database = 0
+
+  /// The record that a chunk goes on with.
+  static func record(
+    _ reader: inout SerializedReader
+  ) throws(SerializedReader.Failure) -> RDBRecord {
+    guard case .item(.record(let record)) = try parse(&reader, versions.upperBound) else {
+      throw .malformed
+    }
+    return record
   }
 
   private enum Parsed {
@@ -137,23 +189,6 @@ struct RDBReader: ~Copyable {
 
   // MARK: Parsing
 
-  private enum Opcode {
-    static let slotInformation: UInt8 = 244
-    static let library: UInt8 = 245
-    static let oldLibrary: UInt8 = 246
-    static let moduleAuxiliary: UInt8 = 247
-    static let idleTime: UInt8 = 248
-    static let frequency: UInt8 = 249
-    static let auxiliary: UInt8 = 250
-    static let sizes: UInt8 = 251
-    static let deadlineMilliseconds: UInt8 = 252
-    static let deadlineSeconds: UInt8 = 253
-    static let database: UInt8 = 254
-    static let end: UInt8 = 255
-  }
-
-  private static let stringType: UInt8 = 0
-
   /// What cannot be kept yet, by type.
   private static let unsupportedTypes: [UInt8: String] = [
     1: "a list", 2: "a set", 3: "a sorted set", 4: "a hash", 5: "a sorted set", 6: "of a module",
@@ -169,27 +204,27 @@ struct RDBReader: ~Copyable {
     while true {
       let code = try reader.byte()
       switch code {
-      case Opcode.deadlineMilliseconds: record.deadline = try reader.integer(bytes: 8)
-      case Opcode.deadlineSeconds: record.deadline = try reader.integer(bytes: 4) * 1000
-      case Opcode.idleTime: record.idleSeconds = try reader.length()
-      case Opcode.frequency: record.frequency = Int(try reader.byte())
-      case Opcode.auxiliary:
+      case RDBCode.deadlineMilliseconds: record.deadline = try reader.integer(bytes: 8)
+      case RDBCode.deadlineSeconds: record.deadline = try reader.integer(bytes: 4) * 1000
+      case RDBCode.idleTime: record.idleSeconds = try reader.length()
+      case RDBCode.frequency: record.frequency = Int(try reader.byte())
+      case RDBCode.auxiliary:
         let (name, value) = (try reader.string(), try reader.string())
         guard let name = name.array, let value = value.array else { throw .malformed }
         return .item(.auxiliary(name: name, value: value))
-      case Opcode.database: return .item(.database(try reader.length()))
-      case Opcode.sizes:
+      case RDBCode.database: return .item(.database(try reader.length()))
+      case RDBCode.sizes:
         return .item(.sizes(keys: try reader.length(), expiring: try reader.length()))
-      case Opcode.slotInformation:
+      case RDBCode.slotInformation:
         for _ in 0..<3 { _ = try reader.length() }
         return .skipped
-      case Opcode.library: return .unsupported("a library of functions, which cannot be kept")
-      case Opcode.oldLibrary, Opcode.moduleAuxiliary:
+      case RDBCode.library: return .unsupported("a library of functions, which cannot be kept")
+      case RDBCode.oldLibrary, RDBCode.moduleAuxiliary:
         return .unsupported("data of a module, which cannot be kept")
-      case Opcode.end:
+      case RDBCode.end:
         if version < checksumVersionMin { return .end(nil) }
         return .end(UInt64(bitPattern: Int64(try reader.integer(bytes: checksumBytes))))
-      case stringType:
+      case RDBCode.string:
         record.key = try reader.string()
         record.value = try reader.string()
         return .item(.record(record))
@@ -223,4 +258,24 @@ struct RDBError: Error, CustomStringConvertible {
   fileprivate init(_ description: String) {
     self.description = description
   }
+}
+
+/// What a part of a snapshot begins with.
+enum RDBCode {
+  static let slotInformation: UInt8 = 244
+  static let library: UInt8 = 245
+  static let oldLibrary: UInt8 = 246
+  static let moduleAuxiliary: UInt8 = 247
+  static let idleTime: UInt8 = 248
+  static let frequency: UInt8 = 249
+  static let auxiliary: UInt8 = 250
+  static let sizes: UInt8 = 251
+  static let deadlineMilliseconds: UInt8 = 252
+  static let deadlineSeconds: UInt8 = 253
+  static let database: UInt8 = 254
+  static let end: UInt8 = 255
+
+  // Types of values.
+
+  static let string: UInt8 = 0
 }

@@ -1,4 +1,5 @@
 import CLZF
+import Glibc
 
 /// A string as Redis writes it to its files: a number in few bytes, compressed, or as it is.
 ///
@@ -24,15 +25,24 @@ enum SerializedString {
 
   // MARK: Writing
 
-  static func write(_ value: Bytes, to output: inout ByteBuffer) {
-    if value.count <= digitsMax, let number = value.integer, write(number, to: &output) { return }
-    if value.count > plainBytesMax, writeCompressed(value, to: &output) { return }
+  /// - Parameter compresses: Whether it is compressed if that makes it shorter.
+  static func write(_ value: Bytes, compresses: Bool = true, to output: inout ByteBuffer) {
+    if value.count <= digitsMax, let number = value.integer, writeNumber(number, to: &output) {
+      return
+    }
+    if compresses, value.count > plainBytesMax, writeCompressed(value, to: &output) { return }
     writeLength(value.count, to: &output)
     output.append(value)
   }
 
+  static func write(_ number: Int, to output: inout ByteBuffer) {
+    if writeNumber(number, to: &output) { return }
+    writeLength(decimalLength(number), to: &output)
+    output.append(decimal: number)
+  }
+
   /// - Returns: False for a number of more than 32 bits.
-  private static func write(_ number: Int, to output: inout ByteBuffer) -> Bool {
+  private static func writeNumber(_ number: Int, to output: inout ByteBuffer) -> Bool {
     if Int8(exactly: number) != nil {
       output.append(Kind.integer8)
       output.append(littleEndian: number, bytes: 1)
@@ -50,21 +60,32 @@ enum SerializedString {
 
   /// - Returns: False when that would not make it at least four bytes shorter.
   private static func writeCompressed(_ value: Bytes, to output: inout ByteBuffer) -> Bool {
-    var compressed = ByteBuffer()
     let room = value.count - 4
-    let space = unsafe compressed.freeSpace(room)
-    let count = unsafe lzf_compress(
-      value.pointer, UInt32(value.count), space.baseAddress, UInt32(room))
-    if count == 0 { return false }
-    compressed.didAppend(Int(count))
+    let start = output.count
     output.append(Kind.compressed)
-    writeLength(Int(count), to: &output)
+    let header = unsafe output.freeSpace(room + 2 * lengthBytesMax)
+    guard let base = header.baseAddress else { return false }
+    // Behind the longest head, for how long that will be is not known yet.
+    let target = unsafe base + 2 * lengthBytesMax
+    let count = Int(
+      unsafe lzf_compress(value.pointer, UInt32(value.count), target, UInt32(room)))
+    if count == 0 {
+      output.truncate(to: start)
+      return false
+    }
+    // SAFETY: there is room for both, and the bytes are moved before anything is appended behind.
+    writeLength(count, to: &output)
     writeLength(value.count, to: &output)
-    output.append(compressed.bytes)
+    let place = unsafe output.freeSpace(count)
+    unsafe memmove(place.baseAddress.unsafelyUnwrapped, target, count)
+    output.didAppend(count)
     return true
   }
 
-  private static func writeLength(_ length: Int, to output: inout ByteBuffer) {
+  /// The longest head of a string of less than 4 GiB.
+  private static let lengthBytesMax = 5
+
+  static func writeLength(_ length: Int, to output: inout ByteBuffer) {
     if length < 1 << 6 {
       output.append(UInt8(length))
     } else if length < 1 << 14 {

@@ -116,6 +116,9 @@ import Synchronization
     unsafe state.pointee.arrivingBytes.wrappingAdd(bytes, ordering: .relaxed)
   }
 
+  /// Bytes that count although they are in no block of the pool.
+  var arrivingBytes: Int { unsafe state.pointee.arrivingBytes.load(ordering: .relaxed) }
+
   /// Counts bytes of blocks that another thread is about to give back; negative when it has.
   func countLeaving(_ bytes: Int) {
     unsafe state.pointee.leavingBytes.wrappingAdd(bytes, ordering: .relaxed)

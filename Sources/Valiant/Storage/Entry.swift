@@ -2,7 +2,8 @@ import Glibc
 
 /// One key with its value and expiry, packed into bytes of an `EntryArena`.
 ///
-///     byte   0        flags   bit 0 expires, 1 wide key, 2 wide value, 3 dead, 4-7 type of the value
+///     byte   0        flags   bit 0 expires, 1 wide key, 2 wide value, 3 dead, 4 mark, 5-7 type of the
+///                             value
 ///            1…3      access  when it was last used, or how often: what eviction goes by
 ///            4…       key length      1 byte, or 4 when wide
 ///            …        value length    1 byte, or 4 when wide
@@ -33,7 +34,8 @@ import Glibc
   private static let wideKey: UInt8 = 2
   private static let wideValue: UInt8 = 4
   private static let dead: UInt8 = 8
-  private static let typeShift: UInt8 = 4
+  private static let marked: UInt8 = 16
+  private static let typeShift: UInt8 = 5
   private static let accessOffset = 1
   private static let lengthsOffset = 4
 
@@ -45,8 +47,8 @@ import Glibc
     static let long: UInt8 = 2
     /// A string that was changed in part: never a number, for it may be changed again.
     static let edited: UInt8 = 3
-    static let filler: UInt8 = 14
-    static let fillerByte: UInt8 = 15
+    static let filler: UInt8 = 6
+    static let fillerByte: UInt8 = 7
   }
 
   @inline(__always)
@@ -288,6 +290,22 @@ import Glibc
     }
   }
 
+  /// Tells entries that a snapshot has not got yet from all others.
+  ///
+  /// Each keyspace has a mark, which all that is written to it gets; when a snapshot begins, it takes
+  /// the other one.
+  struct Mark: Equatable, Sendable {
+    fileprivate let bits: UInt8
+
+    static let first = Mark(bits: 0)
+    var other: Mark { Mark(bits: bits ^ Entry.marked) }
+  }
+
+  var mark: Mark {
+    get { Mark(bits: unsafe base[0] & Entry.marked) }
+    nonmutating set { unsafe base[0] = base[0] & ~Entry.marked | newValue.bits }
+  }
+
   // MARK: Writing
 
   /// What an entry is to hold, measured.
@@ -414,12 +432,12 @@ import Glibc
     }
 
     /// Writes header and key in front of the value. The key may lie there already, or nearby.
-    func write(before value: LongValue, access: UInt32) {
+    func write(before value: LongValue, access: UInt32, _ mark: Mark) {
       let start = unsafe start(before: value)
       // SAFETY: there is room; the key goes to its place first, for the header may overwrite it.
       unsafe memmove(start + headerSize, key.pointer, key.count)
       unsafe UnsafeMutableRawPointer(start).storeBytes(
-        of: UInt32(flags) | access &<< 8, as: UInt32.self)
+        of: UInt32(flags | mark.bits) | access &<< 8, as: UInt32.self)
       var offset = unsafe writeWideLengths(to: start)
       let lead = value.offset - headerSize - key.count
       unsafe UnsafeMutableRawPointer(start).storeBytes(
@@ -457,9 +475,9 @@ import Glibc
 
     /// Writes the entry to `base`, writable for `size` bytes.
     @inline(__always)
-    @unsafe func write(to base: UnsafeMutablePointer<UInt8>, access: UInt32) {
+    @unsafe func write(to base: UnsafeMutablePointer<UInt8>, access: UInt32, _ mark: Mark) {
       unsafe UnsafeMutableRawPointer(base).storeBytes(
-        of: UInt32(flags) | access &<< 8, as: UInt32.self)
+        of: UInt32(flags | mark.bits) | access &<< 8, as: UInt32.self)
       var offset = 6
       if flags & (Entry.wideKey | Entry.wideValue) == 0 {
         unsafe base[4] = UInt8(truncatingIfNeeded: key.count)
@@ -506,9 +524,9 @@ import Glibc
 
   /// Writes `content` to room of its size.
   @inline(__always)
-  func write(_ content: Content, access: UInt32) {
+  func write(_ content: Content, access: UInt32, _ mark: Mark) {
     // SAFETY: the arena has given as much room as the content needs.
-    unsafe content.write(to: base, access: access)
+    unsafe content.write(to: base, access: access, mark)
   }
 
   /// Copies another entry of `size` bytes into room of that size.

@@ -225,21 +225,23 @@ struct EntryReference: Equatable {
   ///
   /// - Returns: Nil when there is no memory; else the arena has taken over the block.
   mutating func adopt(
-    _ content: Entry.Content, _ value: LongValue, access: UInt32, _ pool: BlockPool
+    _ content: Entry.Content, _ value: LongValue, access: UInt32, _ mark: Entry.Mark,
+    _ pool: BlockPool
   ) -> EntryReference? {
     let base = unsafe content.start(before: value)
     guard let reference = unsafe adopt(value.block, at: base, content.size, pool) else {
       return nil
     }
-    content.write(before: value, access: access)
+    content.write(before: value, access: access, mark)
     return reference
   }
 
   /// Writes the head of a long value's entry anew, which may begin elsewhere then.
   mutating func rewrite(
-    _ reference: EntryReference, _ content: Entry.Content, _ value: LongValue, access: UInt32
+    _ reference: EntryReference, _ content: Entry.Content, _ value: LongValue, access: UInt32,
+    _ mark: Entry.Mark
   ) {
-    content.write(before: value, access: access)
+    content.write(before: value, access: access, mark)
     unsafe chunks[reference.chunk].move(to: content.start(before: value))
     chunks[reference.chunk].used = UInt32(content.size)
   }
@@ -253,7 +255,7 @@ struct EntryReference: Equatable {
   ) -> Bool {
     let entry = chunks.entry(reference)
     var value = entry.longValue
-    let (access, start) = (entry.access, entry.blockOffset)
+    let (access, mark, start) = (entry.access, entry.mark, entry.blockOffset)
     let (oldCount, footprint) = (value.count, value.block.footprint)
     let end = value.offset + count
     if end > value.block.capacity {
@@ -271,7 +273,7 @@ struct EntryReference: Equatable {
     let head = unsafe Entry(base: value.block.payload + start)
     rewrite(
       reference, Entry.Content(key: head.key, long: value, deadline: deadline), value,
-      access: access)
+      access: access, mark)
     return true
   }
 

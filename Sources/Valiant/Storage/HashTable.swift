@@ -524,6 +524,20 @@
 
   // MARK: Walking
 
+  /// Calls `body` with each entry of the segment at `cursor`, as long as that returns true.
+  ///
+  /// - Returns: Where to go on: the next segment's cursor, 0 after the last one; the same again when
+  ///   `body` has returned false.
+  func visit(at cursor: UInt64, in chunks: ChunkList, _ body: (Entry) -> Bool) -> UInt64 {
+    guard let (segment, next) = segment(at: cursor) else { return 0 }
+    for index in 0..<segment.slotCount {
+      prefetch(segment, index + Self.ahead, in: chunks)
+      if segment[index] == 0 { continue }
+      if !body(chunks.entry(Self.reference(segment[index]))) { return max(cursor, 1) }
+    }
+    return next
+  }
+
   /// Calls `body` with the entries from `cursor` on: about `count` of them, or the rest of their
   /// segment.
   ///

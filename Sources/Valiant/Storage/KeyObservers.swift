@@ -32,7 +32,8 @@ enum KeyChange: Sendable {
 /// Locks are taken in this order: those of shards, that of the audience, that of a queue.
 ///
 /// Invariant: `state` is initialised from `init` to `free`, and its `tables` has as many places as
-/// the store has shards. The table of a shard is touched only by who holds the shard's lock.
+/// the store has shards. The table of a shard is touched only by who holds the shard's lock; the
+/// moment is changed by who holds all of them, and read by who holds one.
 @safe struct KeyObservers: Sendable {
   @safe private struct State: ~Copyable {
     let tables: UnsafeMutablePointer<Table?>
@@ -44,6 +45,8 @@ enum KeyChange: Sendable {
     let audience = Guarded(Audience())
     /// Whether there is anybody in it.
     let hasAudience = Atomic<Bool>(false)
+    /// What takes keys that are about to change, as long as a snapshot is written.
+    var moment: Moment?
   }
 
   /// Loops with clients that have copies of keys.
@@ -288,6 +291,19 @@ enum KeyChange: Sendable {
     }
   }
 
+  // MARK: Snapshots
+
+  /// The moment that a snapshot is written of. To be changed under the locks of all shards.
+  var moment: Moment? {
+    get { unsafe state.pointee.moment }
+    nonmutating set { unsafe state.pointee.moment = newValue }
+  }
+
+  /// Keeps a key as it is for the snapshot. Under the lock of its shard.
+  func preserve(_ entry: Entry, database: Int) {
+    unsafe state.pointee.moment?.preserve(entry, database: database)
+  }
+
   // MARK: Changes, under the same lock
 
   /// Tells of a change of one key.
@@ -332,6 +348,8 @@ enum KeyChange: Sendable {
     static let reader = Kinds(rawValue: 4)
     /// Somebody wants to hear of keys that begin in some way.
     static let prefix = Kinds(rawValue: 8)
+    /// A snapshot has not got all of its keys yet.
+    static let saver = Kinds(rawValue: 16)
     /// Those that hold for all keyspaces of a store.
     static let storeWide: Kinds = [.listener, .prefix]
     /// Those that are told by `KeyObservers.note`.

@@ -12,8 +12,14 @@ struct Keyspace: ~Copyable {
   /// Who wants to know of changes; nearly always nobody.
   private(set) var observers: KeyObservers.Kinds = []
   private var database: UInt8
+  /// What is written gets it; see `Entry.Mark`.
+  private var mark = Entry.Mark.first
+  /// The database's number when the snapshot began that has not got all keys yet.
+  private(set) var savedDatabase: UInt8 = 0
   private var table = HashTable()
   private var arena = EntryArena()
+  /// How often commands have changed a key.
+  private(set) var changeCount = 0
   /// Keys with a deadline.
   private(set) var expiringCount = 0
   /// Keys removed because their deadline had passed.
@@ -38,8 +44,10 @@ struct Keyspace: ~Copyable {
 
   /// Begins where `old` ends: empty, with its statistics.
   init(after old: borrowing Keyspace) {
-    observers = old.observers
+    observers = old.observers.subtracting(.saver)
     database = old.database
+    mark = old.mark
+    changeCount = old.changeCount + old.count
     expiredCount = old.expiredCount
   }
 
@@ -67,6 +75,12 @@ struct Keyspace: ~Copyable {
         key, hash: hash, database: Int(database), author: author)
       if isUnread { observers.remove(.reader) }
     }
+    // What has expired is no part of any snapshot that is still to be read.
+    if observers.contains(.saver), change != .expired,
+      let position = table.find(key, hash: hash, in: arena.chunks)
+    {
+      preserve(position.entry, memory)
+    }
     if observers.contains(.listener), change != .commanded {
       memory.listener?(change, key, Int(database))
     }
@@ -75,8 +89,12 @@ struct Keyspace: ~Copyable {
   /// Exchanges all keys with another keyspace of the same shard. O(1).
   mutating func swapKeys(with other: inout Keyspace) {
     swap(&self, &other)
-    swap(&observers, &other.observers)
     swap(&database, &other.database)
+    let (mine, others) = (observers, other.observers)
+    // A snapshot goes on with the keys, wherever they are.
+    observers = mine.intersection(.saver).union(others.subtracting(.saver))
+    other.observers = others.intersection(.saver).union(mine.subtracting(.saver))
+    changeCount += 1
   }
 
   /// Keys, including those whose deadline has passed and that nobody has come across.
@@ -201,6 +219,7 @@ struct Keyspace: ~Copyable {
     _ content: borrowing Entry.Content, _ key: Bytes, hash: UInt64, deadline: Timestamp?,
     now: Timestamp, _ memory: StorageContext
   ) -> Bool {
+    changeCount &+= 1
     guard let position = table.find(key, hash: hash, in: arena.chunks) else {
       return insert(content, hash: hash, deadline: deadline, memory)
     }
@@ -210,7 +229,7 @@ struct Keyspace: ~Copyable {
     let oldSize = old.livingSize
     // A long value may be on its way to a client.
     if content.size == oldSize, !old.isLong {
-      old.write(content, access: memory.access.used(old.access))
+      old.write(content, access: memory.access.used(old.access), mark)
     } else if !replace(position, oldSize, with: content, memory) {
       return false
     }
@@ -242,9 +261,10 @@ struct Keyspace: ~Copyable {
       return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, now: now, memory)
     }
     note(.commanded, key, hash: hash, memory)
+    changeCount &+= 1
     let position = table.find(key, hash: hash, in: arena.chunks)
     let access = position.map { memory.access.used($0.entry.access) } ?? memory.access.initial
-    guard let new = arena.adopt(content, value, access: access, memory.pool) else {
+    guard let new = arena.adopt(content, value, access: access, mark, memory.pool) else {
       value.block.release()
       return false
     }
@@ -277,7 +297,7 @@ struct Keyspace: ~Copyable {
     _ memory: StorageContext
   ) -> Bool {
     guard let reference = arena.allocate(content.size, memory.pool) else { return false }
-    arena.chunks.entry(reference).write(content, access: memory.access.initial)
+    arena.chunks.entry(reference).write(content, access: memory.access.initial, mark)
     return add(reference, hash: hash, deadline: deadline, memory)
   }
 
@@ -308,14 +328,14 @@ struct Keyspace: ~Copyable {
     let size = content.size
     let access = memory.access.used(position.entry.access)
     if size < oldSize, oldSize <= EntryArena.sharedEntryBytesMax {
-      position.entry.write(content, access: access)
+      position.entry.write(content, access: access, mark)
       position.entry.advanced(by: size).fill(oldSize - size)
       arena.countDead(oldSize - size, in: old.chunk, memory.pool)
       compact(memory)
       return true
     }
     guard let new = arena.allocate(size, memory.pool) else { return false }
-    arena.chunks.entry(new).write(content, access: access)
+    arena.chunks.entry(new).write(content, access: access, mark)
     position.replace(with: new)
     arena.remove(old, memory.pool)
     compact(memory)
@@ -337,6 +357,7 @@ struct Keyspace: ~Copyable {
     _ memory: StorageContext
   ) -> Bool? {
     guard let entry = find(key, hash: hash, now: now, memory) else { return false }
+    note(.commanded, key, hash: hash, memory)
     if entry.isLong {
       return setDeadline(deadline, ofLong: key, hash: hash, now: now, memory) ? true : nil
     }
@@ -348,7 +369,7 @@ struct Keyspace: ~Copyable {
     }
     if hadDeadline { expiringCount -= 1 }
     if let deadline { noteDeadline(deadline, hash: hash) }
-    note(.commanded, key, hash: hash, memory)
+    changeCount &+= 1
     return true
   }
 
@@ -363,7 +384,7 @@ struct Keyspace: ~Copyable {
     guard let new = arena.allocate(size, memory.pool) else { return false }
     // The old one may be elsewhere by now.
     let entry = arena.chunks.entry(old)
-    arena.chunks.entry(new).write(content(entry), access: entry.access)
+    arena.chunks.entry(new).write(content(entry), access: entry.access, mark)
     position.replace(with: new)
     arena.remove(old, memory.pool)
     compact(memory)
@@ -382,9 +403,10 @@ struct Keyspace: ~Copyable {
       return setByCopying(key, hash: hash, to: value.bytes, deadline: deadline, now: now, memory)
     }
     if position.entry.hasDeadline { expiringCount -= 1 }
-    arena.rewrite(position.reference, content, value, access: position.entry.access)
+    arena.rewrite(
+      position.reference, content, value, access: position.entry.access, mark)
     if let deadline { noteDeadline(deadline, hash: hash) }
-    note(.commanded, key, hash: hash, memory)
+    changeCount &+= 1
     return true
   }
 
@@ -422,7 +444,9 @@ struct Keyspace: ~Copyable {
     _ key: Bytes, hash: UInt64, count: Int, now: Timestamp, _ memory: StorageContext,
     _ body: (MutableBytes) -> Result
   ) -> Result? {
-    if let value = find(key, hash: hash, now: now, memory)?.value {
+    if let entry = find(key, hash: hash, now: now, memory) {
+      if observers.contains(.saver) { preserve(entry, memory) }
+      let value = entry.value
       guard makeEditable(key, hash, max(count, value.count), now, memory) else { return nil }
     } else if !addEditable(key, hash, count, now, memory) {
       return nil
@@ -437,6 +461,7 @@ struct Keyspace: ~Copyable {
 
   /// Tells those who want to know that `key` has been edited.
   mutating func noteEdit(_ key: Bytes, hash: UInt64, _ memory: StorageContext) {
+    changeCount &+= 1
     note(.commanded, key, hash: hash, memory)
   }
 
@@ -510,6 +535,7 @@ struct Keyspace: ~Copyable {
     }
     note(.commanded, key, hash: hash, memory)
     remove(position, memory)
+    changeCount &+= 1
     return true
   }
 
@@ -562,6 +588,47 @@ struct Keyspace: ~Copyable {
 
   /// Calls `body` with each entry, also with those that have expired. O(count).
   func forEachEntry(_ body: (Entry) -> Void) { table.forEachEntry(in: arena.chunks, body) }
+
+  // MARK: Snapshots
+
+  /// Makes what is there the content of a snapshot: from now on no key is changed before that has
+  /// got it.
+  mutating func beginSnapshot() {
+    mark = mark.other
+    savedDatabase = database
+    if count > 0 { observers.insert(.saver) }
+  }
+
+  /// Whether the snapshot that has begun has not got all keys yet of what was this database then.
+  func isUnsaved(database: Int) -> Bool {
+    observers.contains(.saver) && Int(savedDatabase) == database
+  }
+
+  /// Gives a key to the snapshot, if that has not got it yet.
+  private func preserve(_ entry: Entry, _ memory: StorageContext) {
+    if entry.mark == mark { return }
+    entry.mark = mark
+    memory.observers.preserve(entry, database: Int(savedDatabase))
+  }
+
+  /// Calls `body` with the keys of the segment at `cursor` that the snapshot has not got yet, until
+  /// that has had enough.
+  ///
+  /// O(340).
+  ///
+  /// - Parameters:
+  ///   - cursor: 0 to begin; afterwards what the last call returned.
+  ///   - body: Returns whether it can take more.
+  /// - Returns: Where to go on; 0 when the snapshot has got all keys.
+  mutating func saveSegment(at cursor: UInt64, _ body: (Entry) -> Bool) -> UInt64 {
+    let next = table.visit(at: cursor, in: arena.chunks) { entry in
+      if entry.mark == mark { return true }
+      entry.mark = mark
+      return body(entry)
+    }
+    if next == 0 { observers.remove(.saver) }
+    return next
+  }
 
   // MARK: Compacting
 
@@ -791,6 +858,7 @@ struct Keyspace: ~Copyable {
     let earliest = min(earliestDeadline, sweepCursor == 0 ? Self.never : 0)
     table.forEachEntry(in: arena.chunks) { entry in
       bytes += entry.size
+      precondition(entry.mark == mark || observers.contains(.saver), "a key for no snapshot")
       guard let deadline = entry.deadline else { return }
       expiring += 1
       precondition(HashTable.clamped(deadline) >= earliest, "an earlier deadline")

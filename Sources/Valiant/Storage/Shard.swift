@@ -210,6 +210,19 @@ import Glibc
   /// See `Keyspace.forEachEntry`.
   func forEachEntry(_ body: (Entry) -> Void) { unsafe pointer.pointee.forEachEntry(body) }
 
+  var changeCount: Int { unsafe pointer.pointee.changeCount }
+
+  /// See `Keyspace.beginSnapshot`.
+  func beginSnapshot() { unsafe pointer.pointee.beginSnapshot() }
+
+  /// See `Keyspace.isUnsaved`.
+  func isUnsaved(database: Int) -> Bool { unsafe pointer.pointee.isUnsaved(database: database) }
+
+  /// See `Keyspace.saveSegment`.
+  func saveSegment(at cursor: UInt64, _ body: (Entry) -> Bool) -> UInt64 {
+    unsafe pointer.pointee.saveSegment(at: cursor, body)
+  }
+
   /// Exchanges all keys with another keyspace of the same shard. O(1).
   func swap(with other: KeyspaceReference) {
     unsafe pointer.pointee.swapKeys(with: &other.pointer.pointee)

@@ -251,6 +251,8 @@ import Synchronization
     var keys = 0
     var expiring = 0
     var expired = 0
+    /// How often keys have been changed by commands.
+    var changes = 0
     /// Bytes of tables and entries.
     var bytes = 0
     var tableBytes = 0
@@ -272,6 +274,7 @@ import Synchronization
           census.keys += keyspace.count
           census.expiring += keyspace.expiringCount
           census.expired += keyspace.expiredCount
+          census.changes += keyspace.changeCount
           census.bytes += keyspace.allocatedBytes
           census.tableBytes += keyspace.tableBytes
           census.entries += keyspace.entryUsage
@@ -300,17 +303,40 @@ import Synchronization
   @safe final class RemovedKeyspaces: Sendable {
     /// Kept alive, for it owns the memory.
     private let store: Store
-    // SAFETY: filled before the object is shared, then touched by `free` alone.
+    // SAFETY: both filled before the object is shared; then the one touched by `free` alone, the other
+    // one by who reads the moment that its keys belong to.
     nonisolated(unsafe) private var keyspaces: [UnsafeMutablePointer<Keyspace>] =
       unsafe []
+    nonisolated(unsafe) private var unsaved: [UnsafeMutablePointer<Keyspace>] =
+      unsafe []
+    nonisolated(unsafe) private var cursor: UInt64 = 0
 
     fileprivate init(of store: Store) { self.store = store }
 
     fileprivate func add(_ keyspace: consuming Keyspace) {
       let pointer = UnsafeMutablePointer<Keyspace>.allocate(capacity: 1)
       store.memory.pool.countLeaving(keyspace.allocatedBytes)
+      let isSaved = !keyspace.observers.contains(.saver)
       unsafe pointer.initialize(to: keyspace)
-      unsafe keyspaces.append(pointer)
+      if isSaved { unsafe keyspaces.append(pointer) } else { unsafe unsaved.append(pointer) }
+    }
+
+    /// Whether there are keys that a snapshot has not got yet.
+    fileprivate var hasUnsaved: Bool { unsafe !unsaved.isEmpty }
+
+    /// Calls `body` with some keys that the snapshot has not got yet, and frees keyspaces of which it
+    /// has all.
+    ///
+    /// - Returns: Whether these were the last ones.
+    func saveNext(_ body: (Entry, _ database: Int) -> Bool) -> Bool {
+      guard let pointer = unsafe unsaved.last else { return true }
+      let database = unsafe Int(pointer.pointee.savedDatabase)
+      unsafe cursor = pointer.pointee.saveSegment(at: cursor) { body($0, database) }
+      if unsafe cursor == 0 {
+        unsafe unsaved.removeLast()
+        unsafe free(pointer)
+      }
+      return !hasUnsaved
     }
 
     /// Frees everything now, in the calling thread. Only one thread may call it.
@@ -320,16 +346,22 @@ import Synchronization
     /// - Parameter pause: Made after each keyspace.
     func free(_ pause: Background.Pause = .none) {
       while let pointer = unsafe keyspaces.popLast() {
-        let bytes = unsafe pointer.pointee.allocatedBytes
-        unsafe pointer.pointee.removeAll(store.memory.pool)
-        store.memory.pool.countLeaving(-bytes)
-        unsafe pointer.deinitialize(count: 1)
-        unsafe pointer.deallocate()
+        unsafe free(pointer)
         pause()
       }
     }
 
-    deinit { free() }
+    @unsafe private func free(_ pointer: UnsafeMutablePointer<Keyspace>) {
+      let bytes = unsafe pointer.pointee.allocatedBytes
+      unsafe pointer.pointee.removeAll(store.memory.pool)
+      store.memory.pool.countLeaving(-bytes)
+      unsafe pointer.deinitialize(count: 1)
+      unsafe pointer.deallocate()
+    }
+
+    deinit {
+      for unsafepointer in unsafe keyspaces + unsaved { unsafe free(pointer) }
+    }
   }
 
   /// Empties `databases` at one moment for everybody, and returns what was in them.
@@ -353,6 +385,7 @@ import Synchronization
       }
     }
     memory.observers.noteEverything(in: shards)
+    if removed.hasUnsaved { memory.observers.moment?.adopt(removed) }
     if !isLocked { unlockAll() }
     return removed
   }
@@ -458,8 +491,8 @@ import Synchronization
     }
   }
 
-  private func lockAll() { for index in 0..<Self.shardCount { shard(index).lock() } }
-  private func unlockAll() { for index in 0..<Self.shardCount { shard(index).unlock() } }
+  func lockAll() { for index in 0..<Self.shardCount { shard(index).lock() } }
+  func unlockAll() { for index in 0..<Self.shardCount { shard(index).unlock() } }
 
   /// Stops the process if an invariant of the store does not hold. For tests.
   func checkInvariants() {

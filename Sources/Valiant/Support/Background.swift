@@ -22,6 +22,28 @@ enum Background {
     init(_ body: @escaping Body) { self.body = body }
   }
 
+  /// Has several threads run `body`, this one among them, and returns when all have.
+  ///
+  /// - Parameter count: 1 or more; there may be fewer when the system has no more.
+  static func share(among count: Int, _ body: @escaping @Sendable () -> Void) {
+    var threads: [pthread_t] = []
+    for _ in 1..<max(1, count) {
+      var thread = pthread_t()
+      let work = unsafe Unmanaged.passRetained(Work { _ in body() })
+      let result = unsafe pthread_create(&thread, nil, start, work.toOpaque())
+      if result == 0 { threads.append(thread) } else { unsafe work.release() }
+    }
+    body()
+    for thread in threads { pthread_join(thread, nil) }
+  }
+
+  private static let start: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? =
+    { argument in
+      let work = unsafe Unmanaged<Work>.fromOpaque(argument.unsafelyUnwrapped)
+      unsafe work.takeRetainedValue().body(Pause(microseconds: 20))
+      return nil
+    }
+
   /// Has another thread run `body`. When there is no further thread, it is run here and now.
   ///
   /// If the thread shares a processor with a loop, the scheduler lets it go on for milliseconds
@@ -30,13 +52,7 @@ enum Background {
   static func run(_ body: @escaping Body) {
     var thread = pthread_t()
     let work = unsafe Unmanaged.passRetained(Work(body))
-    let result = unsafe pthread_create(
-      &thread, nil,
-      { argument in
-        let work = unsafe Unmanaged<Work>.fromOpaque(argument.unsafelyUnwrapped)
-        unsafe work.takeRetainedValue().body(Pause(microseconds: 20))
-        return nil
-      }, work.toOpaque())
+    let result = unsafe pthread_create(&thread, nil, start, work.toOpaque())
     if result == 0 {
       pthread_detach(thread)
     } else {

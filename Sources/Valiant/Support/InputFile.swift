@@ -11,7 +11,7 @@ final class InputFile {
   init(_ path: String) throws(FileError) {
     self.path = path
     descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { throw FileError(reading: path) }
+    guard descriptor >= 0 else { throw FileError("read", path) }
     var status = stat()
     size = unsafe fstat(descriptor, &status) == 0 ? Int(status.st_size) : 0
   }
@@ -30,17 +30,7 @@ final class InputFile {
         buffer.didAppend(result)
         return result
       }
-      if errno != EINTR { throw FileError(reading: path) }
+      if errno != EINTR { throw FileError("read", path) }
     }
-  }
-}
-
-/// What went wrong with a file, in one sentence.
-struct FileError: Error, CustomStringConvertible {
-  let description: String
-
-  /// With what the system says.
-  fileprivate init(reading path: String) {
-    description = "cannot read \(path): \(systemErrorText(errno))"
   }
 }

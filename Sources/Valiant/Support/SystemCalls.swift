@@ -35,49 +35,12 @@ func isSocket(_ path: String) -> Bool {
 ///
 /// - Returns: 0, or an error number; then nothing has changed.
 func replaceFile(_ path: String, with text: String) -> Int32 {
-  var path = path
-  // A link stays, and what it leads to is replaced.
-  if let resolved = unsafe realpath(path, nil) {
-    path = unsafe String(cString: resolved)
-    unsafe free(resolved)
+  do throws(FileError) {
+    let file = try OutputFile(replacing: path)
+    try Array(text.utf8).withBytes { bytes throws(FileError) in try file.write(bytes) }
+    try file.commit()
+    return 0
+  } catch {
+    return error.number
   }
-  var old = stat()
-  let isThere = unsafe stat(path, &old) == 0
-  let new = "\(path).new"
-  unsafe unlink(new)
-  let descriptor = unsafe open(new, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
-  if descriptor < 0 { return errno }
-  var number: Int32 = 0
-  if isThere {
-    _ = fchown(descriptor, old.st_uid, old.st_gid)
-    if fchmod(descriptor, old.st_mode & 0o7777) != 0 { number = errno }
-  }
-  if number == 0 { number = writeAll(Array(text.utf8), to: descriptor) }
-  if number == 0, fsync(descriptor) != 0 { number = errno }
-  close(descriptor)
-  if number == 0, unsafe rename(new, path) != 0 { number = errno }
-  if number != 0 {
-    unsafe unlink(new)
-    return number
-  }
-  // The new name is on the disk when its folder is.
-  let slash = path.lastIndex(of: "/")
-  let folder = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-  let folderDescriptor = unsafe open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-  if folderDescriptor >= 0 {
-    fsync(folderDescriptor)
-    close(folderDescriptor)
-  }
-  return 0
-}
-
-/// - Returns: 0, or an error number.
-private func writeAll(_ bytes: [UInt8], to descriptor: Int32) -> Int32 {
-  var rest = bytes[...]
-  while !rest.isEmpty {
-    let count = unsafe rest.withUnsafeBytes { unsafe write(descriptor, $0.baseAddress, $0.count) }
-    if count < 0, errno != EINTR { return errno }
-    rest = rest.dropFirst(max(0, count))
-  }
-  return 0
 }
