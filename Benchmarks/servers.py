@@ -270,8 +270,11 @@ class Bench:
         if name == "valiant":
             command += ["--threads", str(threads)]
         else:
-            command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
-            command += ["--dir", str(self.directory)]
+            command += ["--appendonly", "no", "--daemonize", "no"]
+        # `flags` may say something else.
+        directory = self.directory / f"{name}-{self.launches}"
+        directory.mkdir()
+        command[command.index("--bind") : command.index("--bind")] = ["--save", "", "--dir", str(directory)]
         log = self.directory / f"{name}-{self.launches}.log"
         return Server(self.processes, name, command, cpus or self.server_cpu, port, log)
 

@@ -102,6 +102,9 @@ public func run(arguments: [String]) -> Int32 {
       }
       for (number, name) in [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT")] {
         worker.onSignal(number) {
+          if let problem = server.savingProblem(nil) {
+            return server.log.warning("not shutting down at \(name): \(problem)")
+          }
           server.log.notice("shutting down: \(name)")
           server.requestStop()
         }

@@ -22,7 +22,7 @@ if ! can_import "$python" && ! install >"$scratch/install" 2>&1; then
   fi
 fi
 
-start "$binary" --port 0
+start "$binary" --port 0 --dir "$scratch"
 timeout 300 ./redis_cli.sh "$HOST" "$PORT" >"$scratch/cli" 2>&1 ||
   printf 'not ok - redis_cli.sh ends with status %d\n' $? >>"$scratch/cli"
 gcc -std=c11 -O1 -Wall -Wextra -Werror -o "$scratch/hiredis" hiredis.c -lhiredis

@@ -596,7 +596,7 @@ def main() -> int:
     chance.seed(options.seed)
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         servers = []
-        for name, binary, more in (("valiant", options.binary, ["--threads", "1"]), ("redis-server", reference, ["--save", ""])):
+        for name, binary, more in (("valiant", options.binary, ["--threads", "1", "--save", ""]), ("redis-server", reference, ["--save", ""])):
             path = Path(directory) / f"{name}.socket"
             command = [binary, "--port", "0", "--unixsocket", str(path), *more]
             servers.append(Server(name, command, path))

@@ -22,7 +22,7 @@ server_time() { cli TIME | head -n 1; }
 
 set_clock +0
 start env LD_PRELOAD="$library" DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1 FAKETIME_TIMESTAMP_FILE="$scratch/clock" \
-  "$binary" --port 0
+  "$binary" --port 0 --dir "$scratch"
 
 for jump in +3600 -3600 +7200 -7200; do
   cli FLUSHALL >"$scratch/flush"

@@ -104,8 +104,10 @@ stays() { same "$1" "$3(still open)" "$(printf '%b' "$2" | patient 0.3)"; }
 # ---- Starting servers ----------------------------------------------------------------------------------------------
 
 # start COMMAND...: starts a server in the background, waits until it says that it is ready, and sets `server`, `log`,
-# HOST and PORT from its line `ready on 127.0.0.1:4200, [::1]:4200`.
+# HOST and PORT from its line `ready on 127.0.0.1:4200, [::1]:4200`. It begins without the keys of an earlier one, unless
+# `keeps` is set.
 start() {
+  if [ -z "${keeps-}" ]; then rm -f "$scratch/dump.rdb"; fi
   log=$(mktemp "$scratch/log.XXXXXX")
   "$@" 2>"$log" >"$scratch/stdout" </dev/null 9>&- &
   server=$!

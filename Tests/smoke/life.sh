@@ -94,7 +94,7 @@ if [ -n "$port6" ]; then
 else
   skip 'answers on [::1]: the server does not listen there, is IPv6 off?'
 fi
-fails 'port in use' 1 "*$PORT*" --port "$PORT" --bind 127.0.0.1
+fails 'port in use' 1 "*$PORT*" --port "$PORT" --bind 127.0.0.1 --save ''
 same 'the first server is not disturbed' PONG "$(cli PING)"
 ends 'SIGTERM'
 

@@ -22,7 +22,7 @@ try() {
 }
 
 for script in inline.sh commands.sh pipeline.sh benchmark.sh; do
-  start "$binary" --port 0
+  start "$binary" --port 0 --dir "$scratch"
   try "$script" "$HOST" "$PORT"
   stop
   same "the server of $script ends with status 0" 0 "$status"
@@ -30,6 +30,7 @@ for script in inline.sh commands.sh pipeline.sh benchmark.sh; do
 done
 try life.sh "$binary"
 try check.sh "$binary"
+try saving.sh "$binary"
 try clock.sh "$binary"
 try systemd.py "$binary"
 

@@ -185,6 +185,7 @@ enum ClientCommands: CommandFamily {
     if client.queuedCount >= 0 { flags += "x" }
     if client.isNoTouch { flags += "T" }
     if client.isSubscriber { flags += "P" }
+    if client.isWaiting { flags += "b" }
     let modes = client.trackingModes
     if modes.contains(.on) { flags += "t" }
     if modes.contains(.brokenRedirect) { flags += "R" }

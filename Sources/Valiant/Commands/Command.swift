@@ -137,6 +137,10 @@ struct Command: Sendable {
     static let mayReplicate = Flags(rawValue: 1 << 19)
     /// Runs in any pause.
     static let endsPause = Flags(rawValue: 1 << 20)
+    /// Runs while keys are loaded, although clients are not told so.
+    static let whileLoading = Flags(rawValue: 1 << 21)
+    /// Answers an error while keys must not be changed.
+    static let tellsTrouble = Flags(rawValue: 1 << 22)
     /// About messages.
     static let pubsub = Flags(rawValue: 1 << 15)
     /// Allowed in RESP2 while the client listens to channels.

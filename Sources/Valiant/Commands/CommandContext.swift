@@ -498,7 +498,7 @@
   }
 
   /// Whether the client wants no reply to the command that runs; messages it gets all the same.
-  private var isSilent: Bool { !client.flags.isDisjoint(with: [.replyOff, .skipReply]) }
+  var isSilent: Bool { !client.flags.isDisjoint(with: [.replyOff, .skipReply]) }
 
   /// Has `write` write something that the client gets even if it wants no reply.
   mutating func push(_ write: (inout ReplyWriter) -> Void) {

@@ -100,6 +100,12 @@ enum CommandError: Error {
   case noSettingsFile
   case rewriteFailed(String)
   case noShutdown
+  case cannotShutDown
+  case loading
+  case cannotSave
+  case isSaving
+  case savingFailed
+  case savingImpossible(String)
 
   /// The error's whole text, from its code on.
   var message: [UInt8] {
@@ -115,6 +121,7 @@ enum CommandError: Error {
       return "ERR Syntax error in HELLO option '".utf8 + option + "'".utf8
     case .unknownClientType(let type):
       return "ERR Unknown client type '".utf8 + type + "'".utf8
+    case .savingImpossible(let why): return Array("ERR \(why)".utf8)
     case .noSuchUser(let name):
       return "ERR No such user '".utf8 + name + "'".utf8
     case .unrecognizedOption(let option):
@@ -267,7 +274,19 @@ enum CommandError: Error {
     case .noSettingsFile: "ERR The server is running without a config file"
     case .rewriteFailed(let reason): "ERR Rewriting config file: \(reason)"
     case .noShutdown: "ERR No shutdown in progress."
-    case .unknownCommand, .unknownSubcommand, .subcommandSyntax, .helloOption, .unknownClientType,
+    case .cannotShutDown: "ERR Errors trying to SHUTDOWN. Check logs."
+    case .loading: "LOADING Redis is loading the dataset in memory"
+    case .cannotSave:
+      """
+      MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. \
+      Commands that may modify the data set are disabled, because this instance is configured to \
+      report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). \
+      Please check the Redis logs for details about the RDB error.
+      """
+    case .savingFailed: "ERR"
+    case .isSaving: "ERR Background save already in progress"
+    case .savingImpossible, .unknownCommand, .unknownSubcommand, .subcommandSyntax, .helloOption,
+      .unknownClientType,
       .noSuchUser, .prefixesOverlap, .unrecognizedOption, .unsupportedOption, .unknownSetting,
       .settingFailed,
       .transactionRefused:

@@ -3,7 +3,7 @@ enum ConnectionCommands: CommandFamily {
   static let category = Command.Category.connection
   static let commands: [Command] = [
     Command(
-      "PING [message]", arity: -1, flags: [.fast, .whileSubscribed],
+      "PING [message]", arity: -1, flags: [.fast, .whileSubscribed, .whileLoading, .tellsTrouble],
       tips: ["request_policy:all_shards", "response_policy:all_succeeded"],
       summary: "Returns the server's liveliness response.", handler: ping),
     Command(
@@ -88,7 +88,7 @@ enum ConnectionCommands: CommandFamily {
     context.reply.protocolVersion = 2
     client.isNoEvict = false
     client.isNoTouch = false
-    client.flags.formIntersection(.paused)
+    client.flags.formIntersection(.gated)
     if !context.settings.password.isEmpty { client.flags.insert(.mustAuthenticate) }
     context.server.clients.setName("", of: client)
     context.renewAccess()

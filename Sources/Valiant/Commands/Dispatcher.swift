@@ -117,10 +117,11 @@
         parser.rewind(to: end)
         connection.hold()
         return end
-      case .waiting:
+      case .waiting, .unanswered:
         account(executed, since: time)
         let end = unsafe batch[executed - 1].end
         parser.rewind(to: end)
+        if outcome == .unanswered { connection.hold(letsGo: false) }
         return end
       }
       if count > 0 { time = account(count, since: time) }
@@ -145,6 +146,8 @@
     case closing
     /// The next command has to wait for the end of a pause.
     case postponed
+    /// The last command is answered later.
+    case unanswered
     /// The rest has to wait: for the client to read, or for others to have their turn.
     case waiting
   }
@@ -159,7 +162,9 @@
     while executed < count {
       execute(executed, bytes, client)
       executed &+= 1
-      if !client.flags.isDisjoint(with: [.closeAfterReply, .paused]), let end = ended(client) {
+      if !client.flags.isDisjoint(with: [.closeAfterReply, .gated, .waiting]),
+        let end = ended(client)
+      {
         return (end == .postponed ? executed &- 1 : executed, end)
       }
       if context.reply.output.count >= Self.flushBytes {
@@ -177,6 +182,7 @@
       isPostponed = false
       return .postponed
     }
+    if client.flags.contains(.waiting) { return .unanswered }
     return client.flags.contains(.closeAfterReply) ? .closing : nil
   }
 
@@ -517,7 +523,8 @@
           let name = unsafe command.pointee.command.name
           throw .onlyWhileSubscribed(name)
         }
-        if client.flags.contains(.paused), unsafe mustWait(command, client) {
+        if client.flags.contains(.gated) { try unsafe checkGate(command, client) }
+        if client.flags.contains(.gated), unsafe mustWait(command, client) {
           isPostponed = true
           if isSkipped { client.flags.insert(.skipNextReply) }
           unsafe batch[index].command = nil
@@ -561,11 +568,31 @@
     }
   }
 
+  /// - Throws: `loading`, `cannotSave`.
+  private func checkGate(
+    _ command: UnsafePointer<CommandTable.Row>, _ client: Client
+  ) throws(CommandError) {
+    let gate = context.worker.gate
+    let isExec = unsafe command == exec
+    if gate.refusesWrites {
+      let writes =
+        isExec
+        ? client.transaction?.hasWrites ?? false : unsafe command.pointee.flags.contains(.write)
+      // Who only looks whether the server is well is told, too.
+      if unsafe writes || command.pointee.flags.contains(.tellsTrouble) { throw .cannotSave }
+    }
+    if gate.isLoading, !isExec,
+      unsafe command.pointee.flags.isDisjoint(with: [.loading, .whileLoading])
+    {
+      throw .loading
+    }
+  }
+
   /// Whether a command has to wait for the end of the pause that there is.
   private func mustWait(
     _ command: UnsafePointer<CommandTable.Row>, _ client: Client
   ) -> Bool {
-    guard let pause = context.worker.pause else { return false }
+    guard let pause = context.worker.gate.pause else { return false }
     // Else nobody could end it.
     if unsafe command.pointee.flags.contains(.endsPause) { return false }
     if !pause.isForWrites { return true }

@@ -85,7 +85,7 @@ struct Information {
       ("maxclients", "\(server.settings.maxClients)"),
       ("client_recent_max_input_buffer", "\(input)"),
       ("client_recent_max_output_buffer", "\(output)"),
-      ("blocked_clients", "0"),
+      ("blocked_clients", "\(server.saving.waitingCount)"),
       ("tracking_clients", "\(trackers)"),
       ("clients_in_timeout_table", "0"),
       ("paused_reason", pause == nil ? "none" : "client_pause"),
@@ -156,12 +156,47 @@ struct Information {
   }
 
   private var persistenceFields: [Field] {
-    [
-      ("loading", "0"),
-      ("rdb_bgsave_in_progress", "0"),
+    let saving = server.saving
+    let report = saving.report
+    let current = saving.current
+    let progress = saving.loadProgress
+    let changes = server.store.census(isLocked: isLocked).changes
+    var fields: [Field] = [
+      ("loading", progress == nil ? "0" : "1"),
+      ("async_loading", "0"),
+      ("current_cow_peak", "\(current?.waitingBytesMax ?? 0)"),
+      ("current_cow_size", "\(current?.waitingBytes ?? 0)"),
+      ("current_fork_perc", "0.00"),
+      ("current_save_keys_processed", "\(current?.savedKeyCount ?? 0)"),
+      ("current_save_keys_total", "\(current?.keyCount ?? 0)"),
+      ("rdb_changes_since_last_save", "\(saving.unsaved(of: changes))"),
+      ("rdb_bgsave_in_progress", current == nil ? "0" : "1"),
+      ("rdb_last_save_time", "\(report.lastSave)"),
+      ("rdb_last_bgsave_status", report.isLastGood ? "ok" : "err"),
+      ("rdb_last_bgsave_time_sec", "\(report.lastSeconds)"),
+      ("rdb_current_bgsave_time_sec", "\(saving.currentSeconds)"),
+      ("rdb_saves", "\(report.count)"),
+      ("rdb_last_cow_size", "\(report.lastWaitingBytes)"),
+      ("rdb_last_load_keys_expired", "\(report.expiredKeys)"),
+      ("rdb_last_load_keys_loaded", "\(report.loadedKeys)"),
       ("aof_enabled", "0"),
       ("aof_rewrite_in_progress", "0"),
     ]
+    if let progress {
+      let elapsed = max(1, Clock.wallMilliseconds / 1000 - progress.began)
+      let left = (progress.total - progress.read) / max(1, progress.read / elapsed)
+      fields += [
+        ("loading_start_time", "\(progress.began)"),
+        ("loading_total_bytes", "\(progress.total)"),
+        ("loading_loaded_bytes", "\(progress.read)"),
+        (
+          "loading_loaded_perc",
+          Self.decimal(progress.read * 10_000 / max(1, progress.total), places: 2)
+        ),
+        ("loading_eta_seconds", "\(left)"),
+      ]
+    }
+    return fields
   }
 
   private var statisticsFields: [Field] {

@@ -62,6 +62,9 @@ enum ServerCommands: CommandFamily {
     // The keys are gone for everybody. Their memory is freed elsewhere in any case: no client of
     // this loop should have to wait for that because one said SYNC.
     Background.run { pause in removed.free(pause) }
+    if databases.count == Store.databaseCount {
+      context.server.saving.didRemoveAll(on: context.server, isLocked: context.holdsAllShards)
+    }
     context.reply.ok()
   }
 
@@ -99,12 +102,12 @@ enum ServerCommands: CommandFamily {
       ).text(sections: names))
   }
 
-  /// There is nothing to save yet, so all ways of shutting down are one.
   private static func shutdown(_ context: inout CommandContext) throws(CommandError) {
     var aborts = false
     var saves = false
     var skips = false
-    var others = false
+    var isForced = false
+    var isNow = false
     for index in 1..<max(1, context.request.count) {
       let option = context.request[index]
       if option.equalsIgnoringCase("ABORT") {
@@ -113,16 +116,24 @@ enum ServerCommands: CommandFamily {
         saves = true
       } else if option.equalsIgnoringCase("NOSAVE") {
         skips = true
-      } else if option.equalsIgnoringCase("NOW") || option.equalsIgnoringCase("FORCE") {
-        others = true
+      } else if option.equalsIgnoringCase("NOW") {
+        isNow = true
+      } else if option.equalsIgnoringCase("FORCE") {
+        isForced = true
       } else {
         throw .syntax
       }
     }
-    if (aborts && (saves || skips || others)) || (saves && skips) { throw .syntax }
+    if (aborts && (saves || skips || isForced || isNow)) || (saves && skips) { throw .syntax }
     if aborts { throw .noShutdown }
+    let server = context.server
+    let wanted = saves ? true : skips ? false : nil
+    if !isForced, let problem = server.savingProblem(wanted) {
+      server.log.warning("not shutting down: \(problem)")
+      throw .cannotShutDown
+    }
     context.server.log.notice("shutting down: asked to by client \(context.client.id)")
     context.client.flags.insert([.closeAfterReply, .replyOff])
-    context.server.requestStop()
+    server.requestStop(saving: wanted)
   }
 }

@@ -36,6 +36,7 @@ import Glibc
     var isYielded = false
     /// Whether only `resume` ends the pause.
     var isHeld = false
+    var isLetGo = false
     var isAtEnd = false
     var isFinishing = false
     var isLingering = false
@@ -212,7 +213,9 @@ import Glibc
     if unsafe state.pointee.isReading { events |= Self.readable }
     if pendingOutputBytes > 0 { events |= Self.writable }
     // Who gives up waiting is not kept until the end of a pause.
-    if unsafe state.pointee.isHeld && !state.pointee.isAtEnd { events |= Self.disconnected }
+    if unsafe state.pointee.isHeld && state.pointee.isLetGo && !state.pointee.isAtEnd {
+      events |= Self.disconnected
+    }
     if unsafe state.pointee.watched == events || state.pointee.isClosing { return }
     unsafe state.pointee.watched = events
     // No events at all is the same as stopping.
@@ -419,8 +422,11 @@ import Glibc
   /// Stops processing and reading until `resume` is called.
   ///
   /// Called within `onRead`; bytes it does not report as used come again later.
-  func hold() {
+  ///
+  /// - Parameter letsGo: Whether it is closed when the peer says that it will send no more.
+  func hold(letsGo: Bool = true) {
     unsafe state.pointee.isHeld = true
+    unsafe state.pointee.isLetGo = letsGo
     unsafe state.pointee.isPaused = true
   }
 

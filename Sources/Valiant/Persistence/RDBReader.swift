@@ -104,6 +104,7 @@ struct RDBReader: ~Copyable {
   mutating func next(_ chunk: inout Chunk) throws(RDBError) -> Bool {
     chunk.bytes.clear(keeping: 2 * Self.chunkBytes)
     while chunk.bytes.count < Self.chunkBytes {
+      if takeRun(&chunk) { continue }
       guard let item = try next() else { return !chunk.bytes.isEmpty }
       switch item {
       case .record:
@@ -121,14 +122,39 @@ struct RDBReader: ~Copyable {
     return true
   }
 
-  private static let chunkBytes = 128 * 1024
+  /// Takes records as long as the window has whole ones.
+  ///
+  /// - Returns: False when it begins with something else.
+  private mutating func takeRun(_ chunk: inout Chunk) -> Bool {
+    let rest = window.bytes.dropFirst(position)
+    var reader = SerializedReader(rest)
+    var end = 0
+    while (try? Self.record(&reader)) != nil { end = reader.consumed }
+    if end == 0 { return false }
+    chunk.bytes.append(rest.prefix(end))
+    chunk.database = database
+    position += end
+    return true
+  }
+
+  private static let chunkBytes = 8 << 20
   /// Where the records belong that are read by chunks.
   private var database = 0
 
   /// The record that a chunk goes on with.
+  @inline(__always)
   static func record(
     _ reader: inout SerializedReader
   ) throws(SerializedReader.Failure) -> RDBRecord {
+    // Nearly all begin like that.
+    let start = reader
+    if try reader.byte() == RDBCode.string {
+      var record = RDBRecord()
+      record.key = try reader.string()
+      record.value = try reader.string()
+      return record
+    }
+    reader = start
     guard case .item(.record(let record)) = try parse(&reader, versions.upperBound) else {
       throw .malformed
     }

@@ -49,7 +49,7 @@ struct RDBWriter: ~Copyable {
     _ batch: borrowing EntryBatch, sizes: [Moment.Size]
   ) throws(FileError) {
     var failure: FileError?
-    batch.forEach { item in
+    batch.visit { item in
       if failure != nil { return }
       if item.database != database { select(item.database, sizes) }
       do throws(FileError) {

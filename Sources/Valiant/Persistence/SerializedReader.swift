@@ -21,8 +21,10 @@ struct SerializedReader {
   /// Bytes that were read.
   var consumed: Int { total - rest.count }
 
+  @inline(__always)
   mutating func byte() throws(Failure) -> UInt8 { try bytes(1)[0] }
 
+  @inline(__always)
   mutating func bytes(_ count: Int) throws(Failure) -> Bytes {
     guard count <= rest.count else { throw .incomplete(missing: count - rest.count) }
     defer { rest = rest.dropFirst(count) }
@@ -30,6 +32,7 @@ struct SerializedReader {
   }
 
   /// A number of `count` bytes, 1...8, with a sign, the lowest byte first.
+  @inline(__always)
   mutating func integer(bytes count: Int) throws(Failure) -> Int {
     let bytes = try bytes(count)
     var number = 0
@@ -39,6 +42,7 @@ struct SerializedReader {
   }
 
   /// The length of something, or another number that is not negative.
+  @inline(__always)
   mutating func length() throws(Failure) -> Int {
     let first = try byte()
     switch first {
@@ -60,6 +64,7 @@ struct SerializedReader {
   }
 
   /// A string, in whichever form.
+  @inline(__always)
   mutating func string() throws(Failure) -> SerializedString.Form {
     let start = rest
     switch try byte() {

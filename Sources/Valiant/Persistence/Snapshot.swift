@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 
 /// Writes the keys of a store as they are at one moment to a file that Redis reads.
@@ -16,6 +17,7 @@ final class Snapshot: Sendable {
   private let store: Store
   private let savedKeys = Atomic<Int>(0)
   private let peakWaitingBytes = Atomic<Int>(0)
+  private let cancelled = Atomic<Bool>(false)
 
   /// The moment is now; nil when another snapshot of the store is being written.
   ///
@@ -33,6 +35,10 @@ final class Snapshot: Sendable {
   /// Bytes of keys that have changed and wait to be written, and the most that there were.
   var waitingBytes: Int { moment.waitingBytes }
   var waitingBytesMax: Int { peakWaitingBytes.load(ordering: .relaxed) }
+
+  /// Has it fail.
+  func cancel() { cancelled.store(true, ordering: .relaxed) }
+  var isCancelled: Bool { cancelled.load(ordering: .relaxed) }
 
   /// Writes everything, and has the file at `path` replaced when it is complete and on the disk.
   ///
@@ -53,6 +59,7 @@ final class Snapshot: Sendable {
     var writer = RDBWriter(to: file, options, facts: facts)
     var batch = EntryBatch()
     while moment.next(&walk, into: &batch) {
+      if isCancelled { throw FileError(number: ECANCELED, "writing \(path) was cancelled") }
       try writer.append(batch, sizes: moment.sizes)
       savedKeys.wrappingAdd(batch.count, ordering: .relaxed)
       batch.clear()

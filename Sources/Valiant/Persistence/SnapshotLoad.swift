@@ -12,6 +12,7 @@ final class SnapshotLoad: Sendable {
   private let readBytes = Atomic<Int>(0)
   private let keys = Atomic<Int>(0)
   private let expired = Atomic<Int>(0)
+  private let cancelled = Atomic<Bool>(false)
 
   private final class Turn {
     var reader: RDBReader
@@ -34,6 +35,10 @@ final class SnapshotLoad: Sendable {
   var keyCount: Int { keys.load(ordering: .relaxed) }
   var expiredCount: Int { expired.load(ordering: .relaxed) }
 
+  /// Has it end early, as if something were wrong.
+  func cancel() { cancelled.store(true, ordering: .relaxed) }
+  var isCancelled: Bool { cancelled.load(ordering: .relaxed) }
+
   /// Reads everything. To be called once.
   ///
   /// - Parameters:
@@ -50,11 +55,14 @@ final class SnapshotLoad: Sendable {
     defer { memory.free() }
     memory.access = access
     var chunk = RDBReader.Chunk()
+    var inserter = RecordInserter(store, memory)
     while take(&chunk) {
-      var inserter = RecordInserter(store, memory, database: chunk.database)
-      if let problem = inserter.insert(chunk.bytes.bytes) { fail(problem) }
-      keys.wrappingAdd(inserter.keyCount, ordering: .relaxed)
-      expired.wrappingAdd(inserter.expiredCount, ordering: .relaxed)
+      let before = (inserter.keyCount, inserter.expiredCount)
+      if let problem = inserter.insert(chunk.bytes.bytes, database: chunk.database) {
+        fail(problem)
+      }
+      keys.wrappingAdd(inserter.keyCount - before.0, ordering: .relaxed)
+      expired.wrappingAdd(inserter.expiredCount - before.1, ordering: .relaxed)
     }
   }
 
@@ -65,6 +73,10 @@ final class SnapshotLoad: Sendable {
     defer { swap(&taken, &chunk) }
     return turn.withLock { turn in
       if turn.failure != nil { return false }
+      if isCancelled {
+        turn.failure = turn.reader.failure("reading it was cancelled")
+        return false
+      }
       do throws(RDBError) {
         defer { readBytes.store(turn.reader.offset, ordering: .relaxed) }
         return try turn.reader.next(&taken)
@@ -82,62 +94,111 @@ final class SnapshotLoad: Sendable {
   }
 }
 
-/// Puts the records of a chunk into a store.
+/// Puts the records of chunks into a store.
 ///
-/// They are taken in groups: before the first of one is put anywhere, the processor is asked for the
-/// memory that all of them need.
-private struct RecordInserter {
+/// Those of a chunk are sorted by shard first. A shard's table and the end of its entries fit into the
+/// nearest cache; taken in the order of the file, each record would have to wait for memory five times.
+@safe private struct RecordInserter {
   private let store: Store
   private let memory: StorageContext
-  private let database: Int
   private let now = Timestamp.now
   private let wallOffset = Clock.wallOffsetMilliseconds
   private(set) var keyCount = 0
   private(set) var expiredCount = 0
+  private var found: [Place] = []
+  private var sorted: [Place] = []
 
-  private static let groupSize = 16
+  /// A record of a chunk.
+  private struct Place {
+    let hash: UInt64
+    /// Where it begins.
+    let offset: Int
 
-  init(_ store: Store, _ memory: StorageContext, database: Int) {
+    var shard: Int { Int(truncatingIfNeeded: hash >> UInt64(64 - Store.shardBits)) }
+  }
+
+  /// So far ahead the processor is asked for records.
+  private static let ahead = 8
+
+  init(_ store: Store, _ memory: StorageContext) {
     self.store = store
     self.memory = memory
-    self.database = database
   }
 
   /// - Returns: What is wrong with a record; nil when they are all in the store.
-  mutating func insert(_ bytes: Bytes) -> String? {
-    var reader = SerializedReader(bytes)
-    var group: [(key: Bytes, hash: UInt64, record: RDBRecord)] = []
-    group.reserveCapacity(Self.groupSize)
-    while reader.consumed < bytes.count {
-      guard let record = try? RDBReader.record(&reader) else { return RDBReader.damaged }
-      if case .plain(let key) = record.key {
-        let hash = memory.hashing.hash(key)
-        let shard = store.shard(hash: hash)
-        shard.withLock { shard.keyspace(database).prefetchSlot(hash: hash) }
-        group.append((key, hash, record))
-        if group.count == Self.groupSize, let problem = insert(&group) { return problem }
-        continue
+  mutating func insert(_ bytes: Bytes, database: Int) -> String? {
+    guard sort(bytes) else { return RDBReader.damaged }
+    var index = 0
+    while index < sorted.count {
+      let shard = store.shard(sorted[index].shard)
+      let problem = shard.withLock { () -> String? in
+        let keyspace = shard.keyspace(database)
+        let number = sorted[index].shard
+        while index < sorted.count, sorted[index].shard == number {
+          prefetch(bytes, index + Self.ahead)
+          let place = sorted[index]
+          var reader = SerializedReader(bytes.dropFirst(place.offset))
+          guard let record = try? RDBReader.record(&reader) else { return RDBReader.damaged }
+          let problem: String??
+          if case .plain(let key) = record.key {
+            problem = insert(key, place.hash, record, keyspace)
+          } else {
+            problem = record.key.withBytes { insert($0, place.hash, record, keyspace) }
+          }
+          guard let problem else { return RDBReader.damaged }
+          if let problem { return problem }
+          index += 1
+        }
+        return nil
       }
-      let problem: String?? = record.key.withBytes { key in
-        insert(key, memory.hashing.hash(key), record)
-      }
-      guard let problem else { return RDBReader.damaged }
       if let problem { return problem }
     }
-    return insert(&group)
-  }
-
-  private mutating func insert(
-    _ group: inout [(key: Bytes, hash: UInt64, record: RDBRecord)]
-  ) -> String? {
-    for item in group {
-      if let problem = insert(item.key, item.hash, item.record) { return problem }
-    }
-    group.removeAll(keepingCapacity: true)
     return nil
   }
 
-  private mutating func insert(_ key: Bytes, _ hash: UInt64, _ record: RDBRecord) -> String? {
+  private func prefetch(_ bytes: Bytes, _ index: Int) {
+    if index >= sorted.count { return }
+    let record = bytes.dropFirst(sorted[index].offset)
+    // SAFETY: an address is all that is asked for.
+    unsafe Processor.prefetch(UnsafeRawPointer(record.pointer))
+    unsafe Processor.prefetch(UnsafeRawPointer(record.pointer) + 64)
+  }
+
+  /// Finds the records and sorts them by shard.
+  ///
+  /// - Returns: False when there is something else.
+  private mutating func sort(_ bytes: Bytes) -> Bool {
+    found.removeAll(keepingCapacity: true)
+    var counts = [Int](repeating: 0, count: Store.shardCount + 1)
+    var reader = SerializedReader(bytes)
+    while reader.consumed < bytes.count {
+      let offset = reader.consumed
+      guard let record = try? RDBReader.record(&reader) else { return false }
+      let hash: UInt64?
+      if case .plain(let key) = record.key {
+        hash = memory.hashing.hash(key)
+      } else {
+        hash = record.key.withBytes { memory.hashing.hash($0) }
+      }
+      guard let hash else { return false }
+      let place = Place(hash: hash, offset: offset)
+      found.append(place)
+      counts[place.shard + 1] += 1
+    }
+    for shard in 1..<counts.count { counts[shard] += counts[shard - 1] }
+    sorted.removeAll(keepingCapacity: true)
+    sorted.append(contentsOf: found)
+    for place in found {
+      sorted[counts[place.shard]] = place
+      counts[place.shard] += 1
+    }
+    return true
+  }
+
+  @inline(__always)
+  private mutating func insert(
+    _ key: Bytes, _ hash: UInt64, _ record: RDBRecord, _ keyspace: KeyspaceReference
+  ) -> String? {
     var deadline: Timestamp?
     if let milliseconds = record.deadline {
       let moment = Timestamp(milliseconds: milliseconds &- wallOffset)
@@ -151,41 +212,20 @@ private struct RecordInserter {
     let isSet: Bool?
     switch record.value {
     case .number(let number):
-      isSet = inShard(hash) {
-        $0.set(key, hash: hash, to: number, deadline: deadline, now: now, memory)
+      isSet = keyspace.set(key, hash: hash, to: number, deadline: deadline, now: now, memory)
+    case .plain(let value):
+      isSet = keyspace.set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
+    case .compressed:
+      isSet = record.value.withBytes {
+        keyspace.set(key, hash: hash, to: $0, deadline: deadline, now: now, memory)
       }
-    case .plain, .compressed:
-      isSet = record.value.withBytes { value in set(key, hash, to: value, deadline) }
     }
     guard let isSet else { return RDBReader.damaged }
     if !isSet { return "there is no memory for all of it" }
     if record.idleSeconds != nil || record.frequency != nil {
-      inShard(hash) { keyspace in
-        keyspace.find(key, hash: hash, now: now, memory)?.access = memory.access.restored(
-          idleSeconds: record.idleSeconds, frequency: record.frequency)
-      }
+      keyspace.find(key, hash: hash, now: now, memory)?.access = memory.access.restored(
+        idleSeconds: record.idleSeconds, frequency: record.frequency)
     }
     return nil
-  }
-
-  private func set(_ key: Bytes, _ hash: UInt64, to value: Bytes, _ deadline: Timestamp?) -> Bool {
-    if value.count <= LongValue.shortMax {
-      return inShard(hash) {
-        $0.set(key, hash: hash, to: value, deadline: deadline, now: now, memory)
-      }
-    }
-    // Copied before the lock is taken.
-    guard let copy = LongValue(copying: value, keyCount: key.count, memory.pool) else {
-      return false
-    }
-    return inShard(hash) {
-      $0.set(key, hash: hash, to: copy, deadline: deadline, now: now, memory)
-    }
-  }
-
-  @inline(__always)
-  private func inShard<Result>(_ hash: UInt64, _ body: (KeyspaceReference) -> Result) -> Result {
-    let shard = store.shard(hash: hash)
-    return shard.withLock { body(shard.keyspace(database)) }
   }
 }

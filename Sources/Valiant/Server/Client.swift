@@ -48,6 +48,7 @@ import Synchronization
     let shardChannelCount = Atomic<Int>(0)
     let isNoEvict = Atomic<Bool>(false)
     let isNoTouch = Atomic<Bool>(false)
+    let isWaiting = Atomic<Bool>(false)
     let isEvicted = Atomic<Bool>(false)
     var name = ""
     var libraryName = ""
@@ -317,6 +318,15 @@ import Synchronization
     nonmutating set { unsafe state.pointee.isNoEvict.store(newValue, ordering: .relaxed) }
   }
 
+  /// Whether its last command is answered later, before which nothing else runs.
+  var isWaiting: Bool {
+    get { unsafe state.pointee.isWaiting.load(ordering: .relaxed) }
+    nonmutating set {
+      unsafe state.pointee.isWaiting.store(newValue, ordering: .relaxed)
+      if newValue { flags.insert(.waiting) } else { flags.remove(.waiting) }
+    }
+  }
+
   /// Whether its commands do not count as uses of keys.
   var isNoTouch: Bool {
     get { unsafe state.pointee.isNoTouch.load(ordering: .relaxed) }
@@ -360,12 +370,14 @@ struct ClientFlags: OptionSet, Sendable {
   static let subscriber = ClientFlags(rawValue: 64)
   /// What it does is no use of keys.
   static let noTouch = ClientFlags(rawValue: 128)
-  /// CLIENT PAUSE: some of its commands wait.
-  static let paused = ClientFlags(rawValue: 256)
+  /// Not all of its commands may run now; see `Gate`.
+  static let gated = ClientFlags(rawValue: 256)
   /// It is told when keys change that it has read.
   static let tracking = ClientFlags(rawValue: 512)
   /// CLIENT CACHING has said something about its next command.
   static let caching = ClientFlags(rawValue: 1024)
+  /// Its last command has not been answered yet, and nothing else runs until then.
+  static let waiting = ClientFlags(rawValue: 2048)
 }
 
 /// All clients of a server, on whichever loop.

@@ -19,6 +19,8 @@ public final class Server: Sendable {
   let log: Log
   let clients = ClientRegistry()
   let pubSub = PubSub()
+  /// The files in which keys are kept.
+  let saving: Saving
   /// Forty hexadecimal digits that tell this run from others.
   let runIdentifier = Random.hexIdentifier(40)
   /// Index of each command in `Statistics`, by name.
@@ -42,6 +44,8 @@ public final class Server: Sendable {
     var isStopWanted = false
     /// The threads refer to the server: as long as they run, it stays.
     var keptAlive: Server?
+    /// What SHUTDOWN has said of the last snapshot; nil when the settings say it.
+    var savesAtEnd: Bool?
     var startedAt = 0
     /// Where the settings come from; nil for an embedded server.
     var configuration: Configuration?
@@ -75,6 +79,7 @@ public final class Server: Sendable {
     self.commandNames = commandNames
     self.makeReader = makeReader
     log = Log(level: settings.logLevel, isEnabled: settings.logsToStandardError)
+    saving = Saving(log: log)
     state = Guarded(State(settings: settings))
     loads = Guarded([])
   }
@@ -123,6 +128,13 @@ public final class Server: Sendable {
       return true
     }
     guard isFirst else { throw StartFailure(description: "the server is already running") }
+    do throws(StartFailure) {
+      try saving.open(settings, into: store)
+    } catch {
+      saving.close()
+      state.withLock { $0.phase = .stopped }
+      throw error
+    }
     let failure: NetworkError? = threads.withLock { running in
       do throws(NetworkError) {
         running = try startWorkers(try listen(settings, under: manager), prepare)
@@ -137,10 +149,18 @@ public final class Server: Sendable {
       return state.isStopWanted
     }
     if let failure {
+      saving.close()
       throw StartFailure(
         isMisconfiguration: failure.code == EINVAL, description: "\(failure)")
     }
     if isStopWanted { requestStop() }
+    do throws(StartFailure) {
+      try saving.load(on: self)
+    } catch {
+      requestStop(saving: false)
+      waitUntilStopped()
+      throw error
+    }
   }
 
   /// Listens where the settings say, or where a socket unit does.
@@ -353,11 +373,15 @@ public final class Server: Sendable {
   }
 
   /// Begins to stop; returns at once. May be repeated, and called by the server's own threads.
-  func requestStop() {
+  ///
+  /// - Parameter saves: Whether a snapshot is written in the end; nil when the settings say it.
+  func requestStop(saving saves: Bool? = nil) {
+    saving.cancel()
     let (workers, manager) = state.withLock { state -> ([Worker], ServiceManager?) in
       if state.phase == .starting { state.isStopWanted = true }
       guard state.phase == .running else { return ([], nil) }
       state.phase = .stopping
+      state.savesAtEnd = saves
       return (state.workers, state.manager)
     }
     manager?.stopping()
@@ -374,6 +398,8 @@ public final class Server: Sendable {
       if running.isEmpty { return nil }
       for worker in running { worker.loop.join() }
       running = []
+      saveAtEnd()
+      saving.close()
       forgetWorkers()
       return state.withLock { state in
         state.phase = .stopped
@@ -383,6 +409,49 @@ public final class Server: Sendable {
     }
     // Let go outside the locks, which end with the server.
     _ = kept
+  }
+
+  /// Writes the last snapshot, if there is to be one: nobody changes a key any more.
+  private func saveAtEnd() {
+    let (settings, saves, manager) = state.withLock { ($0.settings, $0.savesAtEnd, $0.manager) }
+    guard saves ?? !settings.saveRules.isEmpty else { return }
+    var lastReport = Int.min / 2
+    saving.finish(on: self, retries: manager != nil) {
+      let now = Clock.steadyMilliseconds
+      guard let manager, now - lastReport >= 1000 else { return }
+      lastReport = now
+      manager.isBusy(self.savingText)
+    }
+  }
+
+  /// Why the last snapshot could not be written, as far as that can be known before; nil when it can,
+  /// or need not.
+  ///
+  /// - Parameter saves: Whether there is to be one; nil when the settings say it.
+  func savingProblem(_ saves: Bool?) -> String? {
+    let settings = settings
+    guard saves ?? !settings.saveRules.isEmpty, !settings.directory.isEmpty else { return nil }
+    do throws(FileError) {
+      try saving.check(settings)
+      return nil
+    } catch {
+      return error.description
+    }
+  }
+
+  private var savingText: String {
+    guard let snapshot = saving.current else { return "Stopping: the keys could not be saved yet" }
+    return "Stopping: saved \(snapshot.savedKeyCount) of \(snapshot.keyCount) keys"
+  }
+
+  /// Answers a client on whichever loop that has been waiting for a snapshot.
+  func finishWaiting(_ client: Int, on worker: Int, _ isSilent: Bool, _ hasFailed: Bool) {
+    workers[worker].post { worker in
+      if isSilent { return worker.finishWaiting(client, nil) }
+      worker.finishWaiting(client) { reply in
+        if hasFailed { reply.error(Array("ERR".utf8)) } else { reply.ok() }
+      }
+    }
   }
 
   // MARK: Connections

@@ -49,6 +49,13 @@ struct ServiceManager: Sendable {
   /// What `systemctl status` shows.
   func status(_ text: String) { send("STATUS=\(text)") }
 
+  /// Asks for more time to start or to stop, with what is being done. To be repeated each second.
+  func isBusy(_ text: String) {
+    send("EXTEND_TIMEOUT_USEC=\(Self.extensionMicroseconds)\nWATCHDOG=1\nSTATUS=\(text)")
+  }
+
+  private static let extensionMicroseconds = 30_000_000
+
   /// A sign of life for the watchdog.
   func isAlive() { send("WATCHDOG=1") }
 

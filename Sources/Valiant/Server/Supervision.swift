@@ -37,6 +37,11 @@ final class Supervision {
     if manager.watchdogMilliseconds > 0, now - lastSignAt >= manager.watchdogMilliseconds / 3 {
       signOfLife(now)
     }
+    if let progress = server.saving.loadProgress {
+      let percent = progress.read * 100 / max(1, progress.total)
+      manager.isBusy("Loading: \(percent) % of \(progress.total) bytes, \(progress.keys) keys")
+      return
+    }
     if now - lastStatusAt >= Self.statusMilliseconds {
       lastStatusAt = now
       let status = server.statusText

@@ -28,9 +28,10 @@ final class Worker: @unchecked Sendable {
   private var isConsolidating = false
   private var isEvicting = false
   private var isDraining = false
-  /// What makes clients wait at the moment, and the timer that ends it.
-  private(set) var pause: ClientPause?
+  /// What keeps commands from running, and the timer that ends a pause.
+  private(set) var gate = Gate()
   private var pauseTimer: Timer?
+  private var hasSavingFailed = false
   private let subscribers = Subscribers()
   /// For what this loop does to the store by itself.
   private let memory: StorageContext
@@ -60,6 +61,7 @@ final class Worker: @unchecked Sendable {
     statistics = Statistics(commandCount: commandCount)
     memory.listener = { [events] in events.add(change: $0, $1, database: $2) }
     events.wanted = settings.keyspaceEvents.effective
+    gate.isLoading = server.saving.isLoading
   }
 
   deinit { memory.free() }
@@ -130,7 +132,7 @@ final class Worker: @unchecked Sendable {
     let client = Client(
       id: server.clients.makeID(), workerIndex: index, address: peer, localAddress: local,
       flags: settings.password.isEmpty ? [] : .mustAuthenticate)
-    if pause != nil { client.flags.insert(.paused) }
+    if gate.isShut { client.flags.insert(.gated) }
     server.clients.add(client)
     do throws(NetworkError) {
       _ = try unsafe Connection.open(descriptor, on: loop, owner: client.pointer)
@@ -379,7 +381,7 @@ final class Worker: @unchecked Sendable {
 
   /// Makes clients wait, or lets them go on; the latter not while one is being served.
   func setPause(_ new: ClientPause?) {
-    pause = new
+    gate.pause = new
     pauseTimer?.close()
     pauseTimer = nil
     if let new {
@@ -389,15 +391,62 @@ final class Worker: @unchecked Sendable {
         self.setPause(new.end > Clock.steadyMilliseconds ? new : nil)
       }
     }
-    forEachClient { client, _ in
-      if new == nil { client.flags.remove(.paused) } else { client.flags.insert(.paused) }
-    }
+    showGate()
     // A pause never becomes less strict: nobody goes on.
     if new != nil { return }
-    loop.forEachConnection { connection in
+    forEachClient { client, connection in
       // One that has been held up may begin another pause.
-      if pause == nil { connection.resume() }
+      if gate.pause == nil, !client.flags.contains(.waiting) { connection.resume() }
     }
+  }
+
+  // MARK: The gate
+
+  /// Begins or ends the time in which clients are told that keys are being loaded.
+  func setLoading(_ isLoading: Bool) {
+    gate.isLoading = isLoading
+    showGate()
+  }
+
+  /// Says how the last snapshot went.
+  func setSavingFailed(_ hasFailed: Bool) {
+    hasSavingFailed = hasFailed
+    closeForWrites()
+  }
+
+  private func closeForWrites() {
+    gate.refusesWrites =
+      hasSavingFailed && settings.refusesWritesUnsaved && !settings.saveRules.isEmpty
+    showGate()
+  }
+
+  /// Has clients go through the gate, or past it.
+  private func showGate() {
+    let isShut = gate.isShut
+    forEachClient { client, _ in
+      if isShut { client.flags.insert(.gated) } else { client.flags.remove(.gated) }
+    }
+  }
+
+  /// Gives a client the reply that it waits for, and lets it go on.
+  ///
+  /// - Parameter write: Writes the reply; nil for none.
+  func finishWaiting(_ id: Int, _ write: ((inout ReplyWriter) -> Void)?) {
+    var found: (client: Client, connection: Connection)?
+    forEachClient { client, connection in
+      if client.id == id, client.flags.contains(.waiting) { found = (client, connection) }
+    }
+    guard let (client, connection) = found else { return }
+    client.isWaiting = false
+    if connection.isClosing { return }
+    if let write {
+      var reply = ReplyWriter()
+      reply.protocolVersion = client.protocolVersion
+      write(&reply)
+      connection.send(&reply.output)
+    }
+    // In a pause it would be held up again by its next command only.
+    connection.resume()
   }
 
   // MARK: Settings
@@ -406,6 +455,7 @@ final class Worker: @unchecked Sendable {
     settings = new
     settingsGeneration += 1
     events.wanted = new.keyspaceEvents.effective
+    closeForWrites()
   }
 
   // MARK: Every tenth of a second
@@ -418,7 +468,10 @@ final class Worker: @unchecked Sendable {
     }
     if ticks.value % Self.ticksPerSecond == 0 {
       closeSilentClients()
-      if index == 0 { server.sampleRates() }
+      if index == 0 {
+        server.sampleRates()
+        if !isDraining { server.saving.followRules(on: server) }
+      }
     }
     beginSweep()
     if index == 0 {
@@ -455,7 +508,8 @@ final class Worker: @unchecked Sendable {
       let idle = pending == 0 ? now - client.lastActive : stalled
       if limit.softBytes > 0, pending >= limit.softBytes, stalled / 1000 >= limit.softSeconds {
         closeForOutput(connection, client, pending)
-      } else if settings.timeoutSeconds > 0, !isSubscriber, pause == nil,
+      } else if settings.timeoutSeconds > 0, !isSubscriber, gate.pause == nil,
+        !client.flags.contains(.waiting),
         idle / 1000 >= settings.timeoutSeconds
       {
         server.log.verbose("closing idle client \(client.id)")

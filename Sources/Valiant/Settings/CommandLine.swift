@@ -1,3 +1,5 @@
+import Glibc
+
 /// What the program was asked to do.
 enum CommandLineRequest {
   case serve(Invocation)
@@ -38,6 +40,7 @@ struct Invocation: Sendable {
       }
     }
     settings.unixSocket = Self.absolute(settings.unixSocket)
+    settings.directory = Self.stateDirectory(settings.directory)
     return settings
   }
 
@@ -53,6 +56,16 @@ struct Invocation: Sendable {
       return path
     }
     return "\(folder)/\(path)"
+  }
+
+  /// The folder in which keys are kept, as an absolute path: what was said, or the default.
+  private static func stateDirectory(_ path: String) -> String {
+    let path = path.isEmpty ? folder("STATE_DIRECTORY").map(String.init) ?? "." : path
+    if path.hasPrefix("/") { return path }
+    guard let current = unsafe getcwd(nil, 0) else { return path }
+    defer { unsafe free(current) }
+    let start = unsafe String(cString: current)
+    return path == "." ? start : "\(start)/\(path)"
   }
 
   /// A folder that systemd has made for the service; the first if there are several.

@@ -49,6 +49,9 @@ struct Setting: Sendable {
     /// The same, a part of `maxmemory`.
     case memoryShare(any Property<Settings.MemoryLimit>)
     case evictionPolicy(any Property<EvictionPolicy>)
+    /// The name of a file, without folders.
+    case fileName(any Property<String>)
+    case saveRules
     /// What this version can only do in one way; said where clients of Redis ask for it.
     case fixed(String)
   }
@@ -138,6 +141,29 @@ struct Setting: Sendable {
       "lfu-decay-time", .integer(\.lfuDecayMinutes, 0...1_000_000), change: .anyTime,
       summary: "Minutes in which a counter of the LFU policies loses one; 0 for never."),
     Setting(
+      "dir", .text(\.directory), change: .atStart,
+      summary:
+        "Folder of the files that keys are kept in; by default `$STATE_DIRECTORY`, which systemd sets, or where the program was started."
+    ),
+    Setting(
+      "dbfilename", .fileName(\.fileName), change: .atStart,
+      summary: "Name of the snapshot's file in `dir`; Redis reads it, and its files are read."),
+    Setting(
+      "save", .saveRules, change: .anyTime,
+      summary:
+        "`SECONDS CHANGES`, any number of times: a snapshot is written SECONDS after the last one, if there have been that many CHANGES, and when the server stops; `\"\"` for no snapshots."
+    ),
+    Setting(
+      "rdbcompression", .flag(\.compressesSnapshots), change: .anyTime,
+      summary: "Whether strings in snapshots are compressed."),
+    Setting(
+      "rdbchecksum", .flag(\.checksumsSnapshots), change: .anyTime,
+      summary: "Whether snapshots have a checksum, so that damage is noticed."),
+    Setting(
+      "stop-writes-on-bgsave-error", .flag(\.refusesWritesUnsaved), change: .anyTime,
+      summary:
+        "Refuse commands that change keys while snapshots are wanted and cannot be written."),
+    Setting(
       "loglevel", .logLevel(\.logLevel), change: .anyTime,
       summary: "Least level that is logged: debug, verbose, notice or warning."),
     Setting(
@@ -146,9 +172,6 @@ struct Setting: Sendable {
     Setting(
       "cluster-enabled", .fixed("no"), change: .atStart,
       summary: "Whether it is a node of a cluster; this version is one server."),
-    Setting(
-      "save", .fixed(""), change: .anyTime,
-      summary: "When to write snapshots; this version keeps everything in memory only."),
     Setting(
       "appendonly", .fixed("no"), change: .anyTime,
       summary: "Whether to keep an append log; this version keeps everything in memory only."),
@@ -178,6 +201,8 @@ struct Setting: Sendable {
       "bytes, with k, kb, m, mb, g or gb behind them, or a part from 1% to 100%"
     case .evictionPolicy:
       "one of \(EvictionPolicy.allCases.map(\.rawValue).joined(separator: ", "))"
+    case .fileName: "the name of a file"
+    case .saveRules: "SECONDS CHANGES"
     case .fixed(let only): "always \(only.isEmpty ? "\"\"" : only)"
     }
   }
@@ -209,6 +234,9 @@ struct Setting: Sendable {
       settings[keyPath: property].percent.map { "\($0)%" }
         ?? String(settings[keyPath: property].bytes)
     case .evictionPolicy(let property): settings[keyPath: property].rawValue
+    case .fileName(let property): settings[keyPath: property]
+    case .saveRules:
+      settings.saveRules.map { "\($0.seconds) \($0.changes)" }.joined(separator: " ")
     case .fixed(let text): text
     }
   }
@@ -279,6 +307,12 @@ struct Setting: Sendable {
         throw SettingError("argument(s) must be one of the following: \(names)")
       }
       settings[keyPath: property] = policy
+    case .fileName(let property):
+      guard !text.isEmpty, !text.contains("/") else {
+        throw SettingError("\(name) can't be a path, just a filename")
+      }
+      settings[keyPath: property] = text
+    case .saveRules: settings.saveRules = try Self.saveRules(text)
     case .fixed(let only):
       guard text.lowercased() == only else {
         throw SettingError("only '\(only)' is possible in this version")
@@ -320,6 +354,22 @@ struct Setting: Sendable {
       throw SettingError("argument must be a memory value")
     }
     return Settings.MemoryLimit(bytes: bytes)
+  }
+
+  /// Whether several lines of a file add up.
+  var addsUp: Bool { if case .saveRules = kind { true } else { false } }
+
+  /// `SECONDS CHANGES`, any number of times.
+  private static func saveRules(_ text: String) throws(SettingError) -> [Settings.SaveRule] {
+    let numbers = text.split { $0.isWhitespace }.map { Int($0) ?? -1 }
+    guard numbers.count % 2 == 0 else { throw SettingError("Invalid save parameters") }
+    var rules: [Settings.SaveRule] = []
+    for index in stride(from: 0, to: numbers.count, by: 2) {
+      let (seconds, changes) = (numbers[index], numbers[index + 1])
+      guard seconds >= 1, changes >= 0 else { throw SettingError("Invalid save parameters") }
+      rules.append(Settings.SaveRule(seconds: seconds, changes: changes))
+    }
+    return rules
   }
 
   /// `CLASS HARD SOFT SECONDS`, any number of times.

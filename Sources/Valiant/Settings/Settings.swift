@@ -56,6 +56,23 @@ public struct Settings: Sendable, Equatable {
   var trackedKeysMax = 1_000_000
   /// Which events of keys are published.
   var keyspaceEvents: KeyspaceEvents = []
+  /// The folder in which keys are kept; empty for none. The program takes `$STATE_DIRECTORY`, or
+  /// where it was started.
+  public var directory = ""
+  /// Name of the snapshot's file there.
+  public var fileName = "dump.rdb"
+  /// When snapshots are written without being asked for; none means that keys are not kept, unless
+  /// somebody asks for it.
+  public var saveRules = [
+    SaveRule(seconds: 3600, changes: 1), SaveRule(seconds: 300, changes: 100),
+    SaveRule(seconds: 60, changes: 10_000),
+  ]
+  /// Whether strings in snapshots are compressed.
+  public var compressesSnapshots = true
+  /// Whether snapshots have a checksum.
+  public var checksumsSnapshots = true
+  /// Whether keys cannot be changed as long as snapshots cannot be written.
+  public var refusesWritesUnsaved = true
   /// Events below this level are not logged.
   var logLevel = LogLevel.notice
   /// Whether anything is logged to standard error. The program logs; an embedded server need not.
@@ -104,6 +121,19 @@ public struct Settings: Sendable, Equatable {
       precondition((1...100).contains(percent), "no part of the memory")
       self.percent = percent
       bytes = ProcessUsage.availableBytes / 100 * percent
+    }
+  }
+
+  /// A snapshot is written so many seconds after the last one, if there have been so many changes.
+  public struct SaveRule: Sendable, Equatable {
+    /// 1 or more.
+    public var seconds: Int
+    /// 0 or more.
+    public var changes: Int
+
+    public init(seconds: Int, changes: Int) {
+      self.seconds = seconds
+      self.changes = changes
     }
   }
 

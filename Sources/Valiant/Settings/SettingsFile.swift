@@ -17,10 +17,11 @@ enum SettingsFile {
   static func read(_ path: String, into settings: inout Settings) throws(StartError) {
     let text = try contents(of: path)
     var number = 0
+    var repeated: Set<String> = []
     for line in lines(of: text) {
       number += 1
       do throws(SettingError) {
-        try read(line: line, into: &settings)
+        try read(line: line, into: &settings, &repeated)
       } catch {
         throw StartError("\(path):\(number): \(error)")
       }
@@ -34,13 +35,24 @@ enum SettingsFile {
 
   /// Reads one line, which may be blank or a comment.
   static func read(line: Substring, into settings: inout Settings) throws(SettingError) {
+    var none: Set<String> = []
+    try read(line: line, into: &settings, &none)
+  }
+
+  /// - Parameter repeated: Names of settings whose lines add up, and that have had one.
+  private static func read(
+    line: Substring, into settings: inout Settings, _ repeated: inout Set<String>
+  ) throws(SettingError) {
     guard let words = split(line) else { throw SettingError("unbalanced quotes") }
     guard let name = words.first, !name.hasPrefix("#") else { return }
     guard let setting = Setting.named(name) else {
       throw SettingError("unknown directive '\(name)'")
     }
     guard words.count > 1 else { throw SettingError("'\(setting.name)' needs a value") }
-    let value = words.dropFirst().joined(separator: " ")
+    var value = words.dropFirst().joined(separator: " ")
+    if setting.addsUp, !repeated.insert(setting.name).inserted, !value.isEmpty {
+      value = "\(setting.text(in: settings)) \(value)"
+    }
     do throws(SettingError) {
       try setting.read(value, into: &settings)
     } catch {

@@ -21,6 +21,14 @@ enum EvictionPolicy: String, CaseIterable, Sendable {
     }
   }
 
+  /// Whether it goes by when an entry was last used, or how often.
+  var isRanked: Bool {
+    switch self {
+    case .none, .allKeysRandom, .volatileRandom, .volatileTTL: false
+    default: true
+    }
+  }
+
   /// What is to be known of an entry's use.
   var tracking: AccessTracking.Kind {
     switch self {

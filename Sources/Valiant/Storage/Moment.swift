@@ -213,7 +213,7 @@ struct EntryBatch: ~Copyable {
   }
 
   /// Calls `body` with each entry.
-  func forEach(_ body: (Item) -> Void) {
+  func visit(_ body: (Item) -> Void) {
     var rest = bytes.bytes
     while !rest.isEmpty {
       // SAFETY: an entry was put behind each number.

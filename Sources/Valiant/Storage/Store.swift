@@ -360,7 +360,8 @@ import Synchronization
     }
 
     deinit {
-      for unsafepointer in unsafe keyspaces + unsaved { unsafe free(pointer) }
+      free()
+      while let pointer = unsafe unsaved.popLast() { unsafe free(pointer) }
     }
   }
 

@@ -17,6 +17,25 @@ enum Background {
     }
   }
 
+  /// Has a thread of its own sleep between its pieces as long as others want its processor.
+  struct Courtesy {
+    private var preemptions = 0
+    private var pausesLeft = 0
+
+    private static let pauses = 64
+    private static let microseconds: UInt32 = 20
+
+    /// To be called after each piece of work.
+    mutating func pause() {
+      let now = ProcessUsage.threadPreemptions
+      if now != preemptions { pausesLeft = Self.pauses }
+      preemptions = now
+      if pausesLeft == 0 { return }
+      pausesLeft -= 1
+      usleep(Self.microseconds)
+    }
+  }
+
   private final class Work: Sendable {
     let body: Body
     init(_ body: @escaping Body) { self.body = body }
@@ -30,14 +49,14 @@ enum Background {
     for _ in 1..<max(1, count) {
       var thread = pthread_t()
       let work = unsafe Unmanaged.passRetained(Work { _ in body() })
-      let result = unsafe pthread_create(&thread, nil, start, work.toOpaque())
+      let result = unsafe pthread_create(&thread, nil, main, work.toOpaque())
       if result == 0 { threads.append(thread) } else { unsafe work.release() }
     }
     body()
     for thread in threads { pthread_join(thread, nil) }
   }
 
-  private static let start: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? =
+  private static let main: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? =
     { argument in
       let work = unsafe Unmanaged<Work>.fromOpaque(argument.unsafelyUnwrapped)
       unsafe work.takeRetainedValue().body(Pause(microseconds: 20))
@@ -50,13 +69,17 @@ enum Background {
   /// although the loop has something to do; so it sleeps for a moment between its pieces. Giving way
   /// (`sched_yield`) instead left one of three loops waiting for more than a millisecond.
   static func run(_ body: @escaping Body) {
+    if !start(body) { body(.none) }
+  }
+
+  /// The same for work that cannot be done here.
+  ///
+  /// - Returns: False when there is no further thread; then nothing is done.
+  static func start(_ body: @escaping Body) -> Bool {
     var thread = pthread_t()
     let work = unsafe Unmanaged.passRetained(Work(body))
-    let result = unsafe pthread_create(&thread, nil, start, work.toOpaque())
-    if result == 0 {
-      pthread_detach(thread)
-    } else {
-      unsafe work.takeRetainedValue().body(.none)
-    }
+    let result = unsafe pthread_create(&thread, nil, main, work.toOpaque())
+    if result == 0 { pthread_detach(thread) } else { unsafe work.release() }
+    return result == 0
   }
 }

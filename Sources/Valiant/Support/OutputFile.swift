@@ -119,6 +119,11 @@ struct FileError: Error, CustomStringConvertible, Equatable {
   /// The system's number of the error.
   let number: Int32
 
+  init(number: Int32, _ description: String) {
+    self.number = number
+    self.description = description
+  }
+
   /// With what the system says.
   init(_ attempt: String, _ path: String) {
     number = errno

@@ -20,7 +20,7 @@ func sources(_ folder: String) -> [(path: String, text: String)] {
 @Suite("Habits") struct LayeringTests {
   /// Folders from the bottom up; those in one row do not know each other.
   private static let layers = [
-    ["Support"], ["Protocol", "Network", "Storage", "Persistence"], ["Settings"], ["Server"],
+    ["Support"], ["Protocol", "Network", "Storage"], ["Persistence"], ["Settings"], ["Server"],
     ["Commands"],
   ]
 

@@ -60,6 +60,9 @@ private func settings(_ lines: String) throws -> Settings {
       ("port 70000", "port '70000': argument must be between 0 and 65535 inclusive"),
       ("protected-mode maybe", "protected-mode 'maybe': argument must be 'yes' or 'no'"),
       ("requirepass \"x", "unbalanced quotes"),
+      ("dbfilename a/b", "dbfilename 'a/b': dbfilename can't be a path, just a filename"),
+      ("save 1", "save '1': Invalid save parameters"),
+      ("save 0 1", "save '0 1': Invalid save parameters"),
       ("appendonly yes", "appendonly 'yes': only 'no' is possible in this version"),
       (
         "unixsocketperm 999",
@@ -92,6 +95,14 @@ private func settings(_ lines: String) throws -> Settings {
     var read = Settings()
     let error = #expect(throws: StartError.self) { try SettingsFile.read(path, into: &read) }
     #expect(error?.description == "\(path):3: unknown directive 'nonsense'")
+    for (text, rules) in [
+      ("save 1 2\nsave 3 4 5 6\n", [1, 2, 3, 4, 5, 6]), ("save 1 2\nsave \"\"\n", []),
+      ("save \"\"\nsave 7 8\n", [7, 8]),
+    ] {
+      try Data(text.utf8).write(to: URL(fileURLWithPath: path))
+      try SettingsFile.read(path, into: &read)
+      #expect(read.saveRules.flatMap { [$0.seconds, $0.changes] } == rules)
+    }
     #expect(throws: StartError.self) { try SettingsFile.read(path + "x", into: &read) }
   }
 }
@@ -106,6 +117,8 @@ private func settings(_ lines: String) throws -> Settings {
     case .logLevel: "warning"
     case .outputLimits: "normal 1 2 3 slave 7 8 9 pubsub 4 5 6"
     case .events: "AKE"
+    case .fileName: "other.rdb"
+    case .saveRules: "7 8 9 10"
     case .memoryLimit, .memoryShare: "17%"
     case .evictionPolicy: "allkeys-lfu"
     case .permissions, .words, .debugPermission, .fixed: nil

@@ -12,3 +12,15 @@ struct ClientPause: Equatable, Sendable {
       end: max(end, other.end), isForWrites: isForWrites && other.isForWrites)
   }
 }
+
+/// What keeps commands of a loop's clients from running.
+struct Gate {
+  var pause: ClientPause?
+  /// Keys are being read from a file.
+  var isLoading = false
+  /// Keys must not be changed, for the last snapshot could not be written.
+  var refusesWrites = false
+
+  /// Whether there is anything.
+  var isShut: Bool { pause != nil || isLoading || refusesWrites }
+}

@@ -1,0 +1,407 @@
+import Glibc
+
+/// When a server's keys are written to a file and read from it, and how that went.
+///
+/// May be used from any thread.
+final class Saving: Sendable {
+  private let state = Guarded(State())
+  private let log: Log
+
+  private struct State {
+    /// The folder, which no other server may write to.
+    var folder: SavedFolder?
+    var path = ""
+    var load: SnapshotLoad?
+    var isLoading = false
+    var loadBegan = 0
+    /// Whether all that is in the file is in the store.
+    var isComplete = true
+    var snapshot: Snapshot?
+    /// Whether another snapshot is wanted behind the one that is written.
+    var isScheduled = false
+    var waiting: [Waiting] = []
+    var report = Report()
+    /// Changes of keys when the last snapshot that was written began.
+    var savedChanges = 0
+    /// When the last attempt began, in milliseconds of the steady clock.
+    var lastTry = Int.min / 2
+  }
+
+  /// A client that waits for the snapshot that is being written.
+  private struct Waiting {
+    let worker: Int
+    let client: Int
+    let isSilent: Bool
+  }
+
+  /// How saving and loading went, as INFO tells it.
+  struct Report: Sendable {
+    var isLastGood = true
+    /// When a snapshot was written last, or the server started: seconds since 1970.
+    var lastSave = Clock.wallMilliseconds / 1000
+    /// Seconds that the last attempt took, -1 for none.
+    var lastSeconds = -1
+    /// Snapshots that have been written.
+    var count = 0
+    /// The most bytes that waited in the last one, because they were about to change.
+    var lastWaitingBytes = 0
+    var loadedKeys = 0
+    var expiredKeys = 0
+  }
+
+  /// Seconds behind a failure after which the rules count again.
+  private static let retryMilliseconds = 5000
+
+  init(log: Log) {
+    self.log = log
+  }
+
+  // MARK: The folder
+
+  /// Makes sure of the folder, and looks for a file to be loaded.
+  ///
+  /// - Throws: Why the server must not start.
+  func open(_ settings: Settings, into store: Store) throws(Server.StartFailure) {
+    if settings.directory.isEmpty { return }
+    let path = "\(settings.directory)/\(settings.fileName)"
+    state.withLock { $0.path = path }
+    if !settings.saveRules.isEmpty {
+      do throws(FileError) {
+        let folder = try SavedFolder(settings.directory)
+        state.withLock { $0.folder = folder }
+      } catch {
+        throw Server.StartFailure(
+          isMisconfiguration: error.number != EWOULDBLOCK,
+          description:
+            "\(error.description); dir says where keys are kept, and save \"\" that they are not")
+      }
+    }
+    if isMissing(path) { return }
+    do throws(RDBError) {
+      let load = try SnapshotLoad(path, into: store)
+      state.withLock { state in
+        state.load = load
+        state.isLoading = true
+        state.isComplete = false
+        state.loadBegan = Clock.wallMilliseconds
+      }
+    } catch {
+      throw Self.failure(error)
+    }
+  }
+
+  private static func failure(_ error: RDBError) -> Server.StartFailure {
+    Server.StartFailure(
+      isMisconfiguration: true,
+      description: "\(error); see valiant --check, and put another file there or none")
+  }
+
+  /// Lets another server write to the folder.
+  func close() {
+    state.withLock { state in
+      state.folder = nil
+      state.load = nil
+    }
+  }
+
+  // MARK: Loading
+
+  var isLoading: Bool { state.withLock { $0.isLoading } }
+
+  /// Reads what there is, while clients are told so.
+  ///
+  /// - Throws: Why the server must not go on.
+  func load(on server: Server) throws(Server.StartFailure) {
+    guard let load = state.withLock({ $0.load }) else { return }
+    let settings = server.settings
+    let start = Clock.steadyMilliseconds
+    do throws(RDBError) {
+      try load.run(
+        threads: server.workers.count, access: settings.accessTracking(at: .now))
+    } catch {
+      if load.isCancelled { return }
+      throw Self.failure(error)
+    }
+    let changes = server.store.census().changes
+    state.withLock { state in
+      state.isLoading = false
+      state.isComplete = true
+      state.load = nil
+      state.savedChanges = changes
+      state.report.loadedKeys = load.keyCount
+      state.report.expiredKeys = load.expiredCount
+    }
+    for worker in server.workers { worker.post { $0.setLoading(false) } }
+    let elapsed = Clock.steadyMilliseconds - start
+    log.notice(
+      "loaded \(load.keyCount) keys in \(Self.seconds(elapsed)) s; the time to live of \(load.expiredCount) was over"
+    )
+  }
+
+  /// Stops loading and saving, for the server is to stop.
+  func cancel() {
+    state.withLock { state in
+      state.load?.cancel()
+      state.snapshot?.cancel()
+      state.isScheduled = false
+    }
+  }
+
+  /// How far loading has come; nil when that is over.
+  var loadProgress: (read: Int, total: Int, keys: Int, began: Int)? {
+    state.withLock { state in
+      guard state.isLoading, let load = state.load else { return nil }
+      return (load.readByteCount, load.byteCount, load.keyCount, state.loadBegan / 1000)
+    }
+  }
+
+  // MARK: Saving
+
+  /// What became of the wish for a snapshot.
+  enum Beginning {
+    case began
+    /// Another one is being written.
+    case isBusy
+    /// There is no place for it, in one sentence.
+    case impossible(String)
+  }
+
+  /// Begins to write a snapshot of this moment, on a thread of its own.
+  ///
+  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
+  func begin(on server: Server, isLocked: Bool) -> Beginning {
+    let settings = server.settings
+    let path = state.withLock { $0.path }
+    if path.isEmpty { return .impossible("there is no directory to write to: dir is empty") }
+    do throws(FileError) {
+      try takeFolder(settings)
+    } catch {
+      return .impossible(error.description)
+    }
+    guard let snapshot = Snapshot(of: server.store, isLocked: isLocked) else { return .isBusy }
+    state.withLock { state in
+      state.snapshot = snapshot
+      state.lastTry = Clock.steadyMilliseconds
+    }
+    // It goes on when nobody waits for it any more: the store has to be let go of.
+    let hasBegun = Background.start { [self] _ in
+      _ = write(snapshot, path, settings, server)
+      if state.withLock({ state in
+        defer { state.isScheduled = false }
+        return state.isScheduled
+      }) {
+        _ = begin(on: server, isLocked: false)
+      }
+    }
+    if hasBegun { return .began }
+    snapshot.cancel()
+    return .impossible("the system has no thread for it")
+  }
+
+  /// Makes sure that no other server writes to the folder.
+  private func takeFolder(_ settings: Settings) throws(FileError) {
+    if state.withLock({ $0.folder != nil }) { return }
+    let folder = try SavedFolder(settings.directory)
+    state.withLock { $0.folder = folder }
+  }
+
+  /// - Returns: Whether the file is written.
+  private func write(
+    _ snapshot: Snapshot, _ path: String, _ settings: Settings, _ server: Server,
+    pause: (() -> Void)? = nil
+  ) -> Bool {
+    let start = Clock.steadyMilliseconds
+    var options = RDBWriter.Options()
+    options.compresses = settings.compressesSnapshots
+    options.hasChecksum = settings.checksumsSnapshots
+    if settings.evictionPolicy.isRanked { options.access = settings.accessTracking(at: .now) }
+    var courtesy = Background.Courtesy()
+    var summary: Snapshot.Summary?
+    var failure: FileError?
+    do throws(FileError) {
+      summary = try snapshot.write(
+        to: path, options, facts: Self.facts(of: server),
+        pause: { if let pause { pause() } else { courtesy.pause() } })
+    } catch {
+      failure = error
+    }
+    let elapsed = Clock.steadyMilliseconds - start
+    let wasCancelled = failure != nil && snapshot.isCancelled
+    let waiting: [Waiting] = state.withLock { state in
+      state.snapshot = nil
+      if !wasCancelled {
+        state.report.isLastGood = failure == nil
+        state.report.lastSeconds = elapsed / 1000
+        state.report.lastWaitingBytes = snapshot.waitingBytesMax
+      }
+      if let summary {
+        state.report.count += 1
+        state.report.lastSave = Clock.wallMilliseconds / 1000
+        state.savedChanges = summary.changes
+      }
+      defer { state.waiting = [] }
+      return state.waiting
+    }
+    if let summary {
+      log.notice(
+        "saved \(summary.keys) keys to \(path): \(summary.bytes) bytes in \(Self.seconds(elapsed)) s"
+      )
+    } else if let failure, !wasCancelled {
+      log.warning("saving failed: \(failure)")
+    }
+    let hasFailed = failure != nil
+    if !wasCancelled {
+      for worker in server.workers { worker.post { $0.setSavingFailed(hasFailed) } }
+    }
+    for one in waiting { server.finishWaiting(one.client, on: one.worker, one.isSilent, hasFailed) }
+    return !hasFailed
+  }
+
+  /// Milliseconds as seconds with two decimals.
+  private static func seconds(_ milliseconds: Int) -> String {
+    let hundredths = milliseconds / 10 % 100
+    return "\(milliseconds / 1000).\(hundredths < 10 ? "0" : "")\(hundredths)"
+  }
+
+  private static func facts(of server: Server) -> [(name: String, value: String)] {
+    [
+      ("redis-ver", Version.redis), ("redis-bits", "64"), ("valiant-ver", Version.valiant),
+      ("ctime", "\(Clock.wallMilliseconds / 1000)"),
+      ("used-mem", "\(server.store.memory.pool.usedBytes)"), ("aof-base", "0"),
+    ]
+  }
+
+  /// Has a client get its reply when the snapshot is written that is being written now.
+  ///
+  /// - Returns: False when there is none any more.
+  func wait(client: Int, worker: Int, isSilent: Bool) -> Bool {
+    state.withLock { state in
+      if state.snapshot == nil { return false }
+      state.waiting.append(Waiting(worker: worker, client: client, isSilent: isSilent))
+      return true
+    }
+  }
+
+  /// Replaces the file, as there are no keys any more: else they would come back after a crash.
+  ///
+  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
+  func didRemoveAll(on server: Server, isLocked: Bool) {
+    if server.settings.saveRules.isEmpty || state.withLock({ $0.path.isEmpty }) { return }
+    // One that is under way is of keys that nobody wants; the next one follows it.
+    let isBusy = state.withLock { state in
+      state.snapshot?.cancel()
+      state.isScheduled = state.snapshot != nil
+      return state.isScheduled
+    }
+    if !isBusy { _ = begin(on: server, isLocked: isLocked) }
+  }
+
+  /// Begins a snapshot if the rules ask for one. Once a second.
+  func followRules(on server: Server) {
+    let settings = server.settings
+    if settings.saveRules.isEmpty { return }
+    let now = Clock.steadyMilliseconds
+    let (isIdle, report, savedChanges, lastTry) = state.withLock {
+      (
+        $0.snapshot == nil && !$0.isLoading && !$0.path.isEmpty, $0.report, $0.savedChanges,
+        $0.lastTry
+      )
+    }
+    guard isIdle, report.isLastGood || now - lastTry >= Self.retryMilliseconds else { return }
+    let elapsed = Clock.wallMilliseconds / 1000 - report.lastSave
+    guard settings.saveRules.contains(where: { elapsed > $0.seconds }) else { return }
+    let changes = server.store.census().changes - savedChanges
+    guard
+      let rule = settings.saveRules.first(where: {
+        elapsed > $0.seconds && changes >= $0.changes
+      })
+    else { return }
+    log.notice(
+      "\(changes) changes in \(elapsed) seconds: saving (save \(rule.seconds) \(rule.changes))")
+    if case .impossible(let why) = begin(on: server, isLocked: false) {
+      log.warning("saving failed: \(why)")
+      state.withLock { state in
+        state.lastTry = now
+        state.report.isLastGood = false
+      }
+      for worker in server.workers { worker.post { $0.setSavingFailed(true) } }
+    }
+  }
+
+  /// Whether a file could be written at all, as far as that can be known before.
+  ///
+  /// - Throws: Why not.
+  func check(_ settings: Settings) throws(FileError) {
+    let path = state.withLock { $0.path }
+    try takeFolder(settings)
+    // It is removed again.
+    _ = try OutputFile(replacing: path)
+  }
+
+  /// Writes all keys behind the last client.
+  ///
+  /// - Parameters:
+  ///   - report: Called now and then meanwhile.
+  ///   - retries: Whether it goes on trying until that succeeds.
+  func finish(on server: Server, retries: Bool, _ report: @escaping () -> Void) {
+    let (path, isComplete) = state.withLock { ($0.path, $0.isComplete) }
+    // What has not been read as a whole must not replace it.
+    if path.isEmpty || !isComplete { return }
+    let settings = server.settings
+    // One that was cancelled may still be letting go.
+    var snapshot = Snapshot(of: server.store)
+    while snapshot == nil {
+      Clock.sleep(microseconds: 1000)
+      snapshot = Snapshot(of: server.store)
+    }
+    while let current = snapshot {
+      state.withLock { $0.snapshot = current }
+      if write(current, path, settings, server, pause: report) || !retries { return }
+      report()
+      Clock.sleep(microseconds: 1_000_000)
+      snapshot = Snapshot(of: server.store)
+    }
+  }
+
+  // MARK: What INFO asks
+
+  var report: Report { state.withLock { $0.report } }
+  /// Seconds since 1970 of the last snapshot.
+  var lastSave: Int { report.lastSave }
+  /// The snapshot that is being written.
+  var current: Snapshot? { state.withLock { $0.snapshot } }
+  /// Seconds since that began.
+  var currentSeconds: Int {
+    state.withLock { $0.snapshot == nil ? -1 : (Clock.steadyMilliseconds - $0.lastTry) / 1000 }
+  }
+  var isScheduled: Bool { state.withLock { $0.isScheduled } }
+  var waitingCount: Int { state.withLock { $0.waiting.count } }
+
+  /// How often keys have been changed since the last snapshot.
+  ///
+  /// - Parameter changes: How often in all.
+  func unsaved(of changes: Int) -> Int { max(0, changes - state.withLock { $0.savedChanges }) }
+}
+
+/// The folder of a server's files, locked against others as long as this object is there.
+private final class SavedFolder: Sendable {
+  private let descriptor: Int32
+
+  /// - Throws: `FileError`, with EWOULDBLOCK when another server has it.
+  init(_ path: String) throws(FileError) {
+    descriptor = unsafe Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw FileError("use the directory", path) }
+    if unsafe access(path, W_OK | X_OK) != 0 {
+      let error = FileError("write to the directory", path)
+      Glibc.close(descriptor)
+      throw error
+    }
+    if flock(descriptor, LOCK_EX | LOCK_NB) != 0, errno == EWOULDBLOCK {
+      Glibc.close(descriptor)
+      throw FileError(
+        number: EWOULDBLOCK, "another server keeps its keys in the directory \(path)")
+    }
+  }
+
+  deinit { Glibc.close(descriptor) }
+}
