@@ -58,6 +58,7 @@ import messages
 import probes
 import processor
 import results
+import saving
 from servers import Bench, BenchError, Processes, progress
 
 SECTIONS = {
@@ -75,14 +76,16 @@ SECTIONS = {
     "publish": messages.publish,
     "hits": eviction.hits,
     "limit": eviction.limit,
+    "saving": saving.saving,
+    "loading": saving.loading,
 }
 
 
 def what_is_missing(sections: list[str]) -> dict[str, str]:
     """What cannot be measured because a program is not installed, and why."""
-    needs = {section: ["redis-benchmark"] for section in ("cpu", "threads", "hot", "publish")}
+    needs = {section: ["redis-benchmark"] for section in ("cpu", "threads", "hot", "publish", "saving")}
     needs["instructions"] = ["redis-benchmark", "valgrind", "vgdb"]  # vgdb is a part of valgrind
-    needs |= {section: [probes.COMPILER or "cc"] for section in ("growth", "freeing")}
+    needs |= {section: [probes.COMPILER or "cc"] for section in ("growth", "freeing", "saving")}
     missing = {}
     for section in sections:
         if tools := [tool for tool in needs.get(section, []) if not shutil.which(tool)]:

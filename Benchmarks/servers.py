@@ -199,11 +199,32 @@ class Server:
                 log = self.log.read_text(errors="replace").strip()[-500:]
                 raise BenchError(f"{self.name} ended with status {self.process.returncode}: {log}")
             try:
-                with self.connect() as connection:
-                    return exchange(connection, b"PING\r\n", b"+PONG\r\n")
+                # While keys are loaded redis-server answers an error to that.
+                if self.first_reply(b"PING\r\n") == b"+PONG\r\n":
+                    return
             except OSError:
                 time.sleep(POLL_PAUSE)
         raise BenchError(f"{self.name} does not answer PING after {START_LIMIT} s")
+
+    def first_reply(self, request: bytes) -> bytes:
+        """The reply to a short request; nothing while keys are loaded."""
+        with self.connect() as connection:
+            connection.sendall(request)
+            reply = connection.recv(RECEIVE_BYTES)
+            if reply.startswith(b"-LOADING"):
+                time.sleep(POLL_PAUSE)
+                return b""
+            return reply
+
+    def wait_until_loaded(self) -> None:
+        while not self.first_reply(b"GET nothing\r\n"):
+            if self.process.poll() is not None:
+                raise BenchError(f"{self.name} ended while it loaded keys")
+
+    def forget_peak(self) -> int:
+        """Has `peak_bytes` begin with what is resident now, which is returned."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        return self.resident_bytes()
 
     def connect(self) -> socket.socket:
         return socket.create_connection((HOST, self.port), REPLY_LIMIT)

@@ -101,7 +101,11 @@ struct RDBReader: ~Copyable {
   /// Reads records of one database into `chunk`, in place of what is there.
   ///
   /// - Returns: False at the end; see `next`.
-  mutating func next(_ chunk: inout Chunk) throws(RDBError) -> Bool {
+  ///
+  /// - Parameter expect: Called with how many keys follow in a database, as far as that is told.
+  mutating func next(
+    _ chunk: inout Chunk, expect: (_ keys: Int, _ database: Int) -> Void
+  ) throws(RDBError) -> Bool {
     chunk.bytes.clear(keeping: 2 * Self.chunkBytes)
     while chunk.bytes.count < Self.chunkBytes {
       if takeRun(&chunk) { continue }
@@ -116,11 +120,16 @@ struct RDBReader: ~Copyable {
         }
         database = number
         if !chunk.bytes.isEmpty { return true }
-      case .auxiliary, .sizes: break
+      case .sizes(let keys, _):
+        expect(min(keys, (byteCount - offset) / Self.recordBytesMin), database)
+      case .auxiliary: break
       }
     }
     return true
   }
+
+  /// The shortest record: nobody gets memory for more of them than there can be.
+  private static let recordBytesMin = 3
 
   /// Takes records as long as the window has whole ones.
   ///

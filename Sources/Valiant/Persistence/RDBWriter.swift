@@ -1,6 +1,6 @@
 /// Writes a snapshot as Redis 7.0 reads it, version 10 of the format.
 ///
-/// Source: the RDB file format. Memory: a buffer of a quarter of a mebibyte, or of the longest record.
+/// Source: the RDB file format. Memory: a buffer of 64 KiB, or of the longest record.
 struct RDBWriter: ~Copyable {
   /// How it is written, and what goes into it.
   struct Options: Sendable {
@@ -23,7 +23,7 @@ struct RDBWriter: ~Copyable {
   private let wallOffset = Clock.wallOffsetMilliseconds
 
   static let version = 10
-  private static let bufferBytes = 256 * 1024
+  private static let bufferBytes = 64 * 1024
   /// Longer strings are not copied.
   private static let copiedBytesMax = 64 * 1024
 

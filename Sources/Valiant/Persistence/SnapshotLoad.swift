@@ -47,6 +47,7 @@ final class SnapshotLoad: Sendable {
   /// - Throws: What is wrong with the file, and where; then the store holds some of it.
   func run(threads: Int, access: AccessTracking = AccessTracking()) throws(RDBError) {
     Background.share(among: threads) { self.work(access) }
+    store.freeUnused()
     if let failure = turn.withLock({ $0.failure }) { throw failure }
   }
 
@@ -79,7 +80,7 @@ final class SnapshotLoad: Sendable {
       }
       do throws(RDBError) {
         defer { readBytes.store(turn.reader.offset, ordering: .relaxed) }
-        return try turn.reader.next(&taken)
+        return try turn.reader.next(&taken) { store.reserve($0, database: $1) }
       } catch {
         turn.failure = error
         return false

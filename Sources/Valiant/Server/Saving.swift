@@ -216,12 +216,16 @@ final class Saving: Sendable {
     options.hasChecksum = settings.checksumsSnapshots
     if settings.evictionPolicy.isRanked { options.access = settings.accessTracking(at: .now) }
     var courtesy = Background.Courtesy()
+    let statistics = server.statistics
     var summary: Snapshot.Summary?
     var failure: FileError?
     do throws(FileError) {
       summary = try snapshot.write(
         to: path, options, facts: Self.facts(of: server),
-        pause: { if let pause { pause() } else { courtesy.pause() } })
+        pause: {
+          if let pause { return pause() }
+          courtesy.pause(others: Statistics.sum(statistics) { $0.commandsProcessed.value })
+        })
     } catch {
       failure = error
     }

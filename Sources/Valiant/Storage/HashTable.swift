@@ -256,6 +256,30 @@
     return true
   }
 
+  /// Makes room for about `keys` entries if there are none yet, so that the table need not grow for
+  /// them. Without memory for that it grows, as always. O(keys).
+  mutating func reserve(_ keys: Int, _ pool: BlockPool) {
+    guard unsafe directory == nil, keys > 0 else { return }
+    let most = Segment.slots(bytes: Segment.bytesMax) * 2 / 3
+    var depth = 1
+    while keys >> depth > most { depth += 1 }
+    let bytes = 8 << depth
+    guard depth <= Int(Self.depthMax), let block = unsafe pool.allocate(bytes) else { return }
+    let words = unsafe block.bindMemory(to: UInt64.self, capacity: 1 << depth)
+    let segmentBytes = Segment.bytes(for: UInt64(keys >> depth))
+    for index in 0..<1 << depth {
+      guard let segment = Segment(bytes: segmentBytes, localDepth: UInt64(depth), pool) else {
+        for made in 0..<index { unsafe Segment(word: words[made]).free(pool) }
+        return unsafe pool.free(block, bytes)
+      }
+      unsafe words[index] = segment.word
+      allocatedBytes += segment.bytes
+    }
+    allocatedBytes += BlockPool.capacity(bytes)
+    unsafe directory = words
+    shift = 64 - UInt64(depth)
+  }
+
   /// Moves a segment into one of another size: no key is read.
   @inline(never)
   private mutating func resize(

@@ -118,6 +118,12 @@ struct Keyspace: ~Copyable {
   @inline(__always)
   func prefetchEntry(hash: UInt64) { table.prefetchEntry(hash: hash, in: arena.chunks) }
 
+  /// Makes room for about `keys` keys, if there are none yet; see `HashTable.reserve`.
+  mutating func reserve(_ keys: Int, _ pool: BlockPool) { table.reserve(keys, pool) }
+
+  /// Gives that room back if nobody has used it.
+  mutating func freeUnused(_ memory: StorageContext) { freeIfEmpty(memory) }
+
   /// The entry of `key`; nil when it is missing or has expired. O(1).
   @inline(__always)
   mutating func find(

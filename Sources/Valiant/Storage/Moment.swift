@@ -26,8 +26,8 @@ final class Moment: Sendable {
   nonisolated(unsafe) private var orphans: [Store.RemovedKeyspaces] = []
 
   /// Bytes after which a lock is let go, and those that one call of `next` collects.
-  private static let lockedBytesMax = 32 * 1024
-  private static let batchBytes = 64 * 1024
+  private static let lockedBytesMax = 8 * 1024
+  private static let batchBytes = 8 * 1024
 
   /// Begins now; nil when a moment of the store is being read already.
   ///

@@ -141,6 +141,12 @@ import Glibc
   @inline(__always)
   func prefetchEntry(hash: UInt64) { unsafe pointer.pointee.prefetchEntry(hash: hash) }
 
+  /// See `Keyspace.reserve`.
+  func reserve(_ keys: Int, _ pool: BlockPool) { unsafe pointer.pointee.reserve(keys, pool) }
+
+  /// See `Keyspace.freeUnused`.
+  func freeUnused(_ memory: StorageContext) { unsafe pointer.pointee.freeUnused(memory) }
+
   /// See `Keyspace.find`.
   @inline(__always)
   func find(

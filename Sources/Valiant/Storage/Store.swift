@@ -365,6 +365,29 @@ import Synchronization
     }
   }
 
+  /// Makes room for so many keys in an empty database, so that its tables need not grow for them.
+  func reserve(_ keys: Int, database: Int) {
+    // Evenly spread; a shard with a few more grows.
+    let share = keys / Self.shardCount
+    if share == 0 { return }
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      shard.withLock { shard.keyspace(database).reserve(share, memory.pool) }
+    }
+  }
+
+  /// Gives back room that was made for keys that have not come.
+  func freeUnused() {
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      shard.withLock {
+        for database in 0..<Self.databaseCount {
+          shard.keyspaceIfUsed(database)?.freeUnused(memory)
+        }
+      }
+    }
+  }
+
   /// Empties `databases` at one moment for everybody, and returns what was in them.
   ///
   /// The locks are held for the time of exchanging pointers; freeing is left to the caller.

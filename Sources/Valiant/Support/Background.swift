@@ -17,22 +17,34 @@ enum Background {
     }
   }
 
-  /// Has a thread of its own sleep between its pieces as long as others want its processor.
+  /// Has a thread of its own sleep twice as long as it works, while there is work for others.
+  ///
+  /// They may share its processor, and the scheduler would let it go on for milliseconds although
+  /// they have something to do.
   struct Courtesy {
-    private var preemptions = 0
-    private var pausesLeft = 0
+    private var began = Clock.steadyMicroseconds
+    private var othersBefore = 0
+    /// When others were last seen to have worked.
+    private var seen = Int.min / 2
 
-    private static let pauses = 64
-    private static let microseconds: UInt32 = 20
+    private static let leastMicroseconds = 50
+    private static let mostMicroseconds = 1000
+    /// They may have had no chance to work since then.
+    private static let rememberedMicroseconds = 20_000
 
-    /// To be called after each piece of work.
-    mutating func pause() {
-      let now = ProcessUsage.threadPreemptions
-      if now != preemptions { pausesLeft = Self.pauses }
-      preemptions = now
-      if pausesLeft == 0 { return }
-      pausesLeft -= 1
-      usleep(Self.microseconds)
+    /// To be called after each piece of work, which should take no more than a tenth of a millisecond.
+    ///
+    /// - Parameter others: A number that grows while others work.
+    mutating func pause(others: Int) {
+      let now = Clock.steadyMicroseconds
+      let worked = now - began
+      if worked < Self.leastMicroseconds { return }
+      if others != othersBefore { seen = now }
+      othersBefore = others
+      if now - seen < Self.rememberedMicroseconds {
+        usleep(UInt32(min(2 * worked, Self.mostMicroseconds)))
+      }
+      began = Clock.steadyMicroseconds
     }
   }
 

@@ -26,7 +26,7 @@ final class OutputFile {
 
   /// Bytes after which the system is told to begin writing them to the disk, so that there is little
   /// left to do in the end, and the disk is not flooded then.
-  private static let flushedBytes = 4 << 20
+  private static let flushedBytes = 1 << 20
 
   /// - Parameters:
   ///   - path: A link stays, and what it leads to is replaced.

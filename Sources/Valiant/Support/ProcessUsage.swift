@@ -54,16 +54,6 @@ enum ProcessUsage {
     )
   }
 
-  /// RUSAGE_THREAD, which only GNU's headers have.
-  private static let thisThread: Int32 = 1
-
-  /// How often the system has taken the processor from this thread, for another one wanted it.
-  static var threadPreemptions: Int {
-    var usage = rusage()
-    unsafe getrusage(thisThread, &usage)
-    return usage.ru_nivcsw
-  }
-
   /// Processors that this process may use, at least 1.
   static var processorCount: Int {
     // Also what `nproc` asks; respects taskset and systemd's CPUAffinity.

@@ -166,14 +166,14 @@ import Testing
   func faults(step: OutputFile.Step) throws {
     defer { remove() }
     let store = Store()
-    for _ in 0..<30_000 { Self.changeSomething(store, keys: 8000, flushes: false) }
+    for _ in 0..<15_000 { Self.changeSomething(store, keys: 4000, flushes: false) }
     try store.save(to: path)
     let old = try Data(contentsOf: URL(fileURLWithPath: path))
     var failures = 0
     for failing in 1...100 {
       let seen = Progress()
       let snapshot = try #require(Snapshot(of: store))
-      for _ in 0..<50 { Self.changeSomething(store, keys: 8000, flushes: failing % 9 == 0) }
+      for _ in 0..<50 { Self.changeSomething(store, keys: 4000, flushes: failing % 9 == 0) }
       do throws(FileError) {
         _ = try snapshot.write(
           to: path,
@@ -220,7 +220,7 @@ import Testing
     for _ in 0..<300 { Self.changeSomething(store, keys: 50, flushes: false) }
     try store.save(to: path)
     let whole = try Data(contentsOf: URL(fileURLWithPath: path))
-    for _ in 0..<300 {
+    for _ in 0..<200 {
       var damaged = whole
       if Bool.random() {
         damaged[Int.random(in: 0..<whole.count)] ^= 1 << UInt8.random(in: 0...7)
