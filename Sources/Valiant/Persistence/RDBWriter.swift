@@ -17,6 +17,8 @@ struct RDBWriter: ~Copyable {
   private var buffer = ByteBuffer()
   private var checksum: UInt64 = 0
   private var database: Int?
+  private var keyCompression: SerializedString.Compression
+  private var valueCompression: SerializedString.Compression
   /// Databases whose sizes have been told, one bit each.
   private var announced: UInt16 = 0
   /// By how much times of day are ahead of deadlines.
@@ -33,6 +35,8 @@ struct RDBWriter: ~Copyable {
   ) {
     self.file = file
     self.options = options
+    keyCompression = SerializedString.Compression(isWanted: options.compresses)
+    valueCompression = keyCompression
     buffer.append(literal: "REDIS0010")
     for (name, value) in facts {
       buffer.append(RDBCode.auxiliary)
@@ -79,14 +83,14 @@ struct RDBWriter: ~Copyable {
     }
     if let access = options.access { append(item.access, access) }
     buffer.append(RDBCode.string)
-    SerializedString.write(item.key, compresses: options.compresses, to: &buffer)
+    SerializedString.write(item.key, &keyCompression, to: &buffer)
     switch item.value {
     case .integer(let number): SerializedString.write(number, to: &buffer)
     case .bytes(let bytes):
-      SerializedString.write(bytes, compresses: options.compresses, to: &buffer)
+      SerializedString.write(bytes, &valueCompression, to: &buffer)
     case .long(let bytes, _):
       if options.compresses || bytes.count <= Self.copiedBytesMax {
-        SerializedString.write(bytes, compresses: options.compresses, to: &buffer)
+        SerializedString.write(bytes, &valueCompression, to: &buffer)
       } else {
         SerializedString.writeLength(bytes.count, to: &buffer)
         try flush()

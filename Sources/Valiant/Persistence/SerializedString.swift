@@ -25,14 +25,49 @@ enum SerializedString {
 
   // MARK: Writing
 
-  /// - Parameter compresses: Whether it is compressed if that makes it shorter.
-  static func write(_ value: Bytes, compresses: Bool = true, to output: inout ByteBuffer) {
+  static func write(_ value: Bytes, to output: inout ByteBuffer) {
+    var compression = Compression()
+    write(value, &compression, to: &output)
+  }
+
+  /// The same for one of many strings of a kind.
+  static func write(_ value: Bytes, _ compression: inout Compression, to output: inout ByteBuffer) {
     if value.count <= digitsMax, let number = value.integer, writeNumber(number, to: &output) {
       return
     }
-    if compresses, value.count > plainBytesMax, writeCompressed(value, to: &output) { return }
+    if value.count > plainBytesMax, compression.isWorthTrying {
+      let isCompressed = writeCompressed(value, to: &output)
+      compression.note(isCompressed)
+      if isCompressed { return }
+    }
     writeLength(value.count, to: &output)
     output.append(value)
+  }
+
+  /// Whether strings of a kind are compressed: rarely tried as long as that is in vain, for it takes
+  /// three times as long as all else.
+  struct Compression {
+    private let isWanted: Bool
+    private var failures = 0
+    private var skips = 0
+
+    private static let failuresMin = 8
+    private static let skipsMax = 64
+
+    init(isWanted: Bool = true) { self.isWanted = isWanted }
+
+    fileprivate var isWorthTrying: Bool {
+      mutating get {
+        if skips == 0 { return isWanted }
+        skips -= 1
+        return false
+      }
+    }
+
+    fileprivate mutating func note(_ hasHelped: Bool) {
+      failures = hasHelped ? 0 : min(failures + 1, Self.skipsMax)
+      if failures >= Self.failuresMin { skips = failures }
+    }
   }
 
   static func write(_ number: Int, to output: inout ByteBuffer) {
