@@ -45,7 +45,7 @@ private enum ExitStatus {
   static let stopped: Int32 = 0
   /// An address is taken, or the system refuses something.
   static let cannotRun: Int32 = 1
-  /// A mistake in flags or configuration: starting again would not help.
+  /// A mistake in flags or configuration, or a damaged snapshot: starting again would not help.
   static let badConfiguration: Int32 = 2
 }
 
@@ -53,7 +53,8 @@ private enum ExitStatus {
 ///
 /// - Parameter arguments: Without the program's own name.
 /// - Returns: The process's exit status: 0 after SIGTERM, SIGINT or SHUTDOWN; 1 when an address is
-///   taken or the system refuses something; 2 for a mistake in the arguments or the configuration.
+///   taken or the system refuses something; 2 for a mistake in the arguments or the configuration, or
+///   a snapshot that cannot be read.
 public func run(arguments: [String]) -> Int32 {
   let invocation: Invocation
   let settings: Settings

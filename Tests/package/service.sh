@@ -293,6 +293,37 @@ same 'a masked service stays so' 'inactive masked' \
 systemctl unmask --quiet valiant.service
 systemctl enable --quiet --now valiant.service
 
+# ---- Keys over a restart that takes longer than it may --------------------------------------------------------------
+
+forget_starts
+cli FLUSHALL >out
+redis-benchmark -h "$HOST" -p "$PORT" -t set -r 1000000000 -n 2000000 -P 100 -d 100 -q >out
+keys=$(cli DBSIZE)
+mkdir -p $drop_in
+printf '[Service]\nTimeoutStartSec=2\nTimeoutStopSec=2\n' >$drop_in/slow.conf
+systemctl daemon-reload
+systemctl set-property --runtime valiant CPUQuota=15% >out 2>&1 || skip "a slow processor: $(cat out)"
+started=$(microseconds)
+systemctl --no-block restart valiant
+has_status_of() { [[ $(state StatusText) == $1 ]]; }
+eventually 'systemd is told that keys are saved' 60 has_status_of 'Stopping: saved *'
+saved() { journalctl --quiet --no-pager --output cat --unit valiant --since "-2min" | grep -q "saved $keys keys"; }
+eventually 'all are saved, however long that takes' 120 saved
+stopped=$(microseconds)
+eventually 'systemd is told that they are loaded' 60 has_status_of 'Loading: *'
+eventually 'then it is active' 120 is_active
+printf '# %s keys: stopped after %d ms, active %d ms later, where 2,000 were allowed\n' "$keys" \
+  $(((stopped - started) / 1000)) $((($(microseconds) - stopped) / 1000))
+same 'nobody has killed it' 'success 0' "$(state Result) $(state NRestarts)"
+same 'and all keys are there' "$keys" "$(cli DBSIZE)"
+systemctl revert valiant.service >out 2>&1 || :
+rm -rf $drop_in
+systemctl daemon-reload
+cli FLUSHALL >out
+cli SET upgraded yes >out
+apt-get install --yes --quiet --reinstall "$upgrade" >out 2>&1
+same 'an upgrade keeps the keys' yes "$(cli GET upgraded)"
+
 # ---- Stop, remove, purge --------------------------------------------------------------------------------------------
 
 forget_starts
@@ -303,13 +334,14 @@ if [ "$took" -le 2000 ]; then ok 'stops within two seconds'; else not_ok 'stops 
 like 'and nobody listens any more' '*refused*' "$(cli PING 2>&1 || :)"
 if [ -e /run/valiant ]; then not_ok 'the runtime directory is gone'; else ok 'the runtime directory is gone'; fi
 systemctl start valiant
-touch /var/lib/valiant/data
+same 'the snapshot is for the service alone' '600 valiant' "$(stat -c '%a %U' /var/lib/valiant/dump.rdb)"
 apt-get remove --yes --quiet valiant >out 2>&1
 same 'remove ends all services' '' "$(pgrep -x valiant || :)"
 same 'and keeps the data and the configuration' 'yes yes' \
-  "$([ -e /var/lib/valiant/data ] && echo yes) $([ -e $conf ] && echo yes)"
+  "$([ -e /var/lib/valiant/dump.rdb ] && echo yes) $([ -e $conf ] && echo yes)"
 apt-get install --yes --quiet "$upgrade" >out 2>&1
 same 'installed again it runs again' 'active PONG' "$(systemctl is-active valiant || :) $(cli PING)"
+same 'with its keys' yes "$(cli GET upgraded)"
 apt-get purge --yes --quiet valiant >out 2>&1
 left=$(find / -xdev \( -path /proc -o -path /sys -o -path /root -o -path /var/log -o -path /tmp \) -prune -o -name '*valiant*' -print |
   grep -v -e '^/var/lib/apt' -e '^/var/cache' -e '^/var/lib/dpkg/info' || :)

@@ -86,16 +86,18 @@ public final class Server: Sendable {
 
   // MARK: Starting and stopping
 
-  /// Listens and starts the threads; returns when clients can connect.
+  /// Listens, starts the threads and reads the keys of `Settings.directory`; returns when clients
+  /// are served. Those that come earlier are told that keys are being loaded.
   ///
-  /// - Throws: `StartFailure` when an address is taken or the system refuses something; then
-  ///   nothing is left running.
+  /// - Throws: `StartFailure` when an address is taken, the system refuses something, or the keys
+  ///   cannot be read; then nothing is left running.
   public func start() throws(StartFailure) {
     try start(under: nil, prepare: { _ in })
   }
 
   /// Stops accepting, answers for about 100 ms what still arrives, closes all connections and
-  /// waits for the threads to end: within a second. Does nothing when the server is not running.
+  /// waits for the threads to end: within a second. Then saves the keys if `Settings.directory` and
+  /// `saveRules` say so. Does nothing when the server is not running.
   ///
   /// A running server stays alive even when nobody refers to it; only this ends it. Must not be
   /// called by one of the server's own threads.

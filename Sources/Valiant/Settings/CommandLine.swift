@@ -146,7 +146,8 @@ struct Invocation: Sendable {
       "        Print a configuration file with all defaults, or a piece of the documentation.",
       "",
       "Exit status: 0 after SIGTERM, SIGINT or SHUTDOWN; 1 when an address is taken, the system",
-      "refuses, or --check finds damage; 2 for a mistake in flags or configuration.",
+      "refuses, or --check finds damage; 2 for a mistake in flags or configuration, or a damaged",
+      "snapshot.",
       "",
     ]
     return lines.joined(separator: "\n")

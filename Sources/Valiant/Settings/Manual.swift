@@ -68,7 +68,8 @@ enum Manual {
       .SH SIGNALS
       .TP
       .BR SIGTERM ", " SIGINT
-      Stop accepting, answer what was accepted, end within a second.
+      Stop accepting, answer what was accepted, save the keys if save says so, and end. Where they cannot
+      be saved the server goes on, and logs why.
       .TP
       .B SIGHUP
       Read the configuration file again and log what has changed. A file with a mistake changes nothing.
@@ -81,7 +82,7 @@ enum Manual {
       when an address is taken, the system refuses something, or --check finds damage.
       .TP
       .B 2
-      for a mistake in flags or configuration: starting again would not help.
+      for a mistake in flags or configuration, or a damaged snapshot: starting again would not help.
       .SH ENVIRONMENT
       All of it is set by
       .BR systemd (1).
@@ -102,9 +103,12 @@ enum Manual {
       Where a unix socket with a relative path lies.
       .TP
       .B STATE_DIRECTORY
-      Its file valiant.conf, if there is one, is read behind FILE. CONFIG REWRITE writes there what it may not
+      Where keys are kept, unless dir says something else. Its file valiant.conf, if there is one, is read behind FILE. CONFIG REWRITE writes there what it may not
       write to FILE.
       .SH FILES
+      .TP
+      .I /var/lib/valiant/dump.rdb
+      The snapshot of valiant.service, which Redis reads, too.
       .TP
       .I /etc/valiant/valiant.conf
       Settings of the service valiant.service.
