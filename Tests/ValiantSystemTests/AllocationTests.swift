@@ -135,7 +135,7 @@ final class RunningServer {
 
   init(_ arguments: [String], environment: [String: String] = [:]) throws {
     process.executableURL = Self.program
-    process.arguments = ["--port", "0", "--bind", "127.0.0.1"] + arguments
+    process.arguments = ["--port", "0", "--bind", "127.0.0.1", "--save", ""] + arguments
     process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
     let pipe = Pipe()
     process.standardError = pipe

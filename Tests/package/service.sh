@@ -297,12 +297,11 @@ systemctl enable --quiet --now valiant.service
 
 forget_starts
 cli FLUSHALL >out
-redis-benchmark -h "$HOST" -p "$PORT" -t set -r 1000000000 -n 2000000 -P 100 -d 100 -q >out
+redis-benchmark -h "$HOST" -p "$PORT" -t set -r 1000000000 -n 6000000 -P 100 -d 100 -q >out
 keys=$(cli DBSIZE)
 mkdir -p $drop_in
-printf '[Service]\nTimeoutStartSec=2\nTimeoutStopSec=2\n' >$drop_in/slow.conf
+printf '[Service]\nTimeoutStartSec=1\nTimeoutStopSec=1\n' >$drop_in/slow.conf
 systemctl daemon-reload
-systemctl set-property --runtime valiant CPUQuota=15% >out 2>&1 || skip "a slow processor: $(cat out)"
 started=$(microseconds)
 systemctl --no-block restart valiant
 has_status_of() { [[ $(state StatusText) == $1 ]]; }
@@ -310,13 +309,12 @@ eventually 'systemd is told that keys are saved' 60 has_status_of 'Stopping: sav
 saved() { journalctl --quiet --no-pager --output cat --unit valiant --since "-2min" | grep -q "saved $keys keys"; }
 eventually 'all are saved, however long that takes' 120 saved
 stopped=$(microseconds)
-eventually 'systemd is told that they are loaded' 60 has_status_of 'Loading: *'
+eventually 'systemd is told that they are loaded' 30 has_status_of 'Loading*'
 eventually 'then it is active' 120 is_active
-printf '# %s keys: stopped after %d ms, active %d ms later, where 2,000 were allowed\n' "$keys" \
+printf '# %s keys: stopped after %d ms, active %d ms later, where 1,000 were allowed\n' "$keys" \
   $(((stopped - started) / 1000)) $((($(microseconds) - stopped) / 1000))
 same 'nobody has killed it' 'success 0' "$(state Result) $(state NRestarts)"
 same 'and all keys are there' "$keys" "$(cli DBSIZE)"
-systemctl revert valiant.service >out 2>&1 || :
 rm -rf $drop_in
 systemctl daemon-reload
 cli FLUSHALL >out

@@ -16,6 +16,8 @@ final class Saving: Sendable {
     var loadBegan = 0
     /// Whether all that is in the file is in the store.
     var isComplete = true
+    /// Whether a snapshot is being written, or is about to begin.
+    var isSaving = false
     var snapshot: Snapshot?
     /// Whether another snapshot is wanted behind the one that is written.
     var isScheduled = false
@@ -76,7 +78,16 @@ final class Saving: Sendable {
             "\(error.description); dir says where keys are kept, and save \"\" that they are not")
       }
     }
+    state.withLock { state in
+      state.load = nil
+      state.isLoading = false
+      state.isComplete = true
+    }
     if isMissing(path) { return }
+    // What the embedding program has put there is newer.
+    guard store.census().keys == 0 else {
+      return log.notice("\(path) is not loaded: there are keys already")
+    }
     do throws(RDBError) {
       let load = try SnapshotLoad(path, into: store)
       state.withLock { state in
@@ -178,24 +189,36 @@ final class Saving: Sendable {
     } catch {
       return .impossible(error.description)
     }
-    guard let snapshot = Snapshot(of: server.store, isLocked: isLocked) else { return .isBusy }
-    state.withLock { state in
-      state.snapshot = snapshot
-      state.lastTry = Clock.steadyMilliseconds
-    }
-    // It goes on when nobody waits for it any more: the store has to be let go of.
+    guard let snapshot = take(server.store, isLocked: isLocked) else { return .isBusy }
     let hasBegun = Background.start { [self] _ in
       _ = write(snapshot, path, settings, server)
-      if state.withLock({ state in
+      let isScheduled = state.withLock { state in
         defer { state.isScheduled = false }
         return state.isScheduled
-      }) {
-        _ = begin(on: server, isLocked: false)
       }
+      if isScheduled { _ = begin(on: server, isLocked: false) }
     }
     if hasBegun { return .began }
+    // The store has to be let go of, when no lock is held any more.
     snapshot.cancel()
+    server.workers.first?.post { [self] _ in _ = write(snapshot, path, settings, server) }
     return .impossible("the system has no thread for it")
+  }
+
+  /// Begins a moment, which has to be written; nil when another one is being written.
+  private func take(_ store: Store, isLocked: Bool = false) -> Snapshot? {
+    let isFree = state.withLock { state in
+      defer { state.isSaving = true }
+      return !state.isSaving
+    }
+    if !isFree { return nil }
+    let snapshot = Snapshot(of: store, isLocked: isLocked)
+    state.withLock { state in
+      state.snapshot = snapshot
+      state.isSaving = snapshot != nil
+      state.lastTry = Clock.steadyMilliseconds
+    }
+    return snapshot
   }
 
   /// Makes sure that no other server writes to the folder.
@@ -233,6 +256,7 @@ final class Saving: Sendable {
     let wasCancelled = failure != nil && snapshot.isCancelled
     let waiting: [Waiting] = state.withLock { state in
       state.snapshot = nil
+      state.isSaving = false
       if !wasCancelled {
         state.report.isLastGood = failure == nil
         state.report.lastSeconds = elapsed / 1000
@@ -294,7 +318,7 @@ final class Saving: Sendable {
     // One that is under way is of keys that nobody wants; the next one follows it.
     let isBusy = state.withLock { state in
       state.snapshot?.cancel()
-      state.isScheduled = state.snapshot != nil
+      state.isScheduled = state.isSaving
       return state.isScheduled
     }
     if !isBusy { _ = begin(on: server, isLocked: isLocked) }
@@ -307,7 +331,7 @@ final class Saving: Sendable {
     let now = Clock.steadyMilliseconds
     let (isIdle, report, savedChanges, lastTry) = state.withLock {
       (
-        $0.snapshot == nil && !$0.isLoading && !$0.path.isEmpty, $0.report, $0.savedChanges,
+        !$0.isSaving && !$0.isLoading && !$0.path.isEmpty, $0.report, $0.savedChanges,
         $0.lastTry
       )
     }
@@ -338,33 +362,39 @@ final class Saving: Sendable {
   func check(_ settings: Settings) throws(FileError) {
     let path = state.withLock { $0.path }
     try takeFolder(settings)
-    // It is removed again.
-    _ = try OutputFile(replacing: path)
+    // It is removed again, and is not that of a snapshot that is being written.
+    _ = try OutputFile(replacing: "\(path).try")
   }
 
-  /// Writes all keys behind the last client.
+  /// Writes all keys behind the last client, unless the file has them.
   ///
   /// - Parameters:
-  ///   - report: Called now and then meanwhile.
   ///   - retries: Whether it goes on trying until that succeeds.
+  ///   - report: Called now and then meanwhile.
   func finish(on server: Server, retries: Bool, _ report: @escaping () -> Void) {
-    let (path, isComplete) = state.withLock { ($0.path, $0.isComplete) }
+    let (path, isComplete, savedChanges) = state.withLock {
+      ($0.path, $0.isComplete, $0.savedChanges)
+    }
     // What has not been read as a whole must not replace it.
     if path.isEmpty || !isComplete { return }
+    let changes = server.store.census().changes
+    if changes == savedChanges, !isMissing(path) { return }
     let settings = server.settings
-    // One that was cancelled may still be letting go.
-    var snapshot = Snapshot(of: server.store)
-    while snapshot == nil {
-      Clock.sleep(microseconds: 1000)
-      snapshot = Snapshot(of: server.store)
-    }
-    while let current = snapshot {
-      state.withLock { $0.snapshot = current }
-      if write(current, path, settings, server, pause: report) || !retries { return }
+    while true {
+      // One that is to be cancelled may still be letting go.
+      guard let snapshot = take(server.store) else {
+        Clock.sleep(microseconds: 1000)
+        continue
+      }
+      if write(snapshot, path, settings, server, pause: report) || !retries { return }
       report()
       Clock.sleep(microseconds: 1_000_000)
-      snapshot = Snapshot(of: server.store)
     }
+  }
+
+  /// Returns when no snapshot is being written any more, of those that have been cancelled.
+  func waitUntilIdle() {
+    while state.withLock({ $0.isSaving }) { Clock.sleep(microseconds: 1000) }
   }
 
   // MARK: What INFO asks
@@ -376,7 +406,7 @@ final class Saving: Sendable {
   var current: Snapshot? { state.withLock { $0.snapshot } }
   /// Seconds since that began.
   var currentSeconds: Int {
-    state.withLock { $0.snapshot == nil ? -1 : (Clock.steadyMilliseconds - $0.lastTry) / 1000 }
+    state.withLock { !$0.isSaving ? -1 : (Clock.steadyMilliseconds - $0.lastTry) / 1000 }
   }
   var isScheduled: Bool { state.withLock { $0.isScheduled } }
   var waitingCount: Int { state.withLock { $0.waiting.count } }

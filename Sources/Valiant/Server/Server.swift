@@ -156,6 +156,7 @@ public final class Server: Sendable {
         isMisconfiguration: failure.code == EINVAL, description: "\(failure)")
     }
     if isStopWanted { requestStop() }
+    if saving.isLoading { manager?.isBusy("Loading") }
     do throws(StartFailure) {
       try saving.load(on: self)
     } catch {
@@ -401,6 +402,7 @@ public final class Server: Sendable {
       for worker in running { worker.loop.join() }
       running = []
       saveAtEnd()
+      saving.waitUntilIdle()
       saving.close()
       forgetWorkers()
       return state.withLock { state in
