@@ -273,7 +273,7 @@ P
   "$binary" --port 0 --unixsocket "$scratch/v.sock" 2>"$log" >stdout 9>&- &
   server=$!
   before=$(md5sum <dump.rdb)
-  until [ -S v.sock ] || ended; do sleep 0.001; done
+  until [ "$(redis-cli -s v.sock PING 2>pinging)" = PONG ] || ended; do sleep 0.001; done
   stop
   same 'one that is stopped while it loads' 0 "$status"
   same 'leaves the file as it is' "$before" "$(md5sum <dump.rdb)"
