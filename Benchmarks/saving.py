@@ -2,6 +2,7 @@
 
 import base64
 import os
+import statistics
 import tempfile
 import time
 
@@ -106,18 +107,14 @@ def saving(bench: Bench) -> list[Table]:
     for case in cases:
         table.add(case, *(figures[name, case] for name in SERVERS), 0 if "µs" in case or "MB" in case else 2)
         if case in rates:
-            disk = table_median(figures["valiant", cases[2]])
+            disk = statistics.median(figures["valiant", cases[2]])
             table.goal("valiant", least=min(RATE_GOAL, disk))
         elif case == longest:
-            idle = table_median(figures["valiant", "longest while not, ms"])
+            idle = statistics.median(figures["valiant", "longest while not, ms"])
             table.goal("valiant", PAUSE_GOAL_MS + idle, ".2f")
         else:
             table.goal("valiant", {ratio: TAIL_GOAL, memory: MEMORY_GOAL}.get(case))
     return [table]
-
-
-def table_median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2] if values else 0
 
 
 def loading(bench: Bench) -> list[Table]:

@@ -109,13 +109,13 @@ struct Information {
       ("used_memory_overhead", "\(usage.total - usage.dataset)"),
       ("used_memory_startup", "\(usage.startup)"),
       ("used_memory_dataset", "\(usage.dataset)"),
-      ("used_memory_dataset_perc", "\(Self.decimal(usage.datasetShare, places: 2))%"),
+      ("used_memory_dataset_perc", "\(decimalText(usage.datasetShare, places: 2))%"),
       ("total_system_memory", "\(ProcessUsage.systemBytes)"),
       ("total_system_memory_human", Self.humanBytes(ProcessUsage.systemBytes)),
       ("maxmemory", "\(limit)"),
       ("maxmemory_human", Self.humanBytes(limit)),
       ("maxmemory_policy", server.settings.evictionPolicy.rawValue),
-      ("mem_fragmentation_ratio", Self.decimal(resident * 100 / max(1, usage.total), places: 2)),
+      ("mem_fragmentation_ratio", decimalText(resident * 100 / max(1, usage.total), places: 2)),
       ("mem_clients_normal", "\(usage.clients)"),
       ("mem_table", "\(usage.store.tableBytes)"),
       ("mem_entries", "\(usage.store.entries.live)"),
@@ -130,7 +130,7 @@ struct Information {
   private var engineFields: [Field] {
     StepTimes.Kind.allCases.map { kind in
       let summary = server.store.memory.steps.summary(kind)
-      func microseconds(_ nanoseconds: Int) -> String { Self.decimal(nanoseconds / 10, places: 2) }
+      func microseconds(_ nanoseconds: Int) -> String { decimalText(nanoseconds / 10, places: 2) }
       return (
         "\(kind)",
         "count=\(summary.count),p99_usec=\(microseconds(summary.p99Nanoseconds)),"
@@ -145,14 +145,7 @@ struct Information {
   static func humanBytes(_ bytes: Int) -> String {
     let units: [(Int, String)] = [(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")]
     guard let (size, name) = units.first(where: { bytes >= $0.0 }) else { return "\(bytes)B" }
-    return "\(decimal(bytes * 100 / size, places: 2))\(name)"
-  }
-
-  /// A whole number of parts as a decimal: 150 with two places is `1.50`.
-  static func decimal(_ parts: Int, places: Int) -> String {
-    let scale = (0..<places).reduce(1) { power, _ in power * 10 }
-    let fraction = String(parts % scale)
-    return "\(parts / scale).\(String(repeating: "0", count: places - fraction.count))\(fraction)"
+    return "\(decimalText(bytes * 100 / size, places: 2))\(name)"
   }
 
   private var persistenceFields: [Field] {
@@ -191,7 +184,7 @@ struct Information {
         ("loading_loaded_bytes", "\(progress.read)"),
         (
           "loading_loaded_perc",
-          Self.decimal(progress.read * 10_000 / max(1, progress.total), places: 2)
+          decimalText(progress.read * 10_000 / max(1, progress.total), places: 2)
         ),
         ("loading_eta_seconds", "\(left)"),
       ]
@@ -239,8 +232,8 @@ struct Information {
   private var processorFields: [Field] {
     let usage = ProcessUsage.processorMicroseconds
     return [
-      ("used_cpu_sys", Self.decimal(usage.system, places: 6)),
-      ("used_cpu_user", Self.decimal(usage.user, places: 6)),
+      ("used_cpu_sys", decimalText(usage.system, places: 6)),
+      ("used_cpu_user", decimalText(usage.user, places: 6)),
     ]
   }
 
@@ -270,7 +263,7 @@ struct Information {
       let perCall = calls == 0 ? 0 : microseconds * 100 / calls
       return (
         "cmdstat_\(CommandTable.shared[index].name)",
-        "calls=\(calls),usec=\(microseconds),usec_per_call=\(Self.decimal(perCall, places: 2)),rejected_calls=\(rejected),failed_calls=\(failed)"
+        "calls=\(calls),usec=\(microseconds),usec_per_call=\(decimalText(perCall, places: 2)),rejected_calls=\(rejected),failed_calls=\(failed)"
       )
     }
   }

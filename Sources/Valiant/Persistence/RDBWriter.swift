@@ -37,7 +37,7 @@ struct RDBWriter: ~Copyable {
     self.options = options
     keyCompression = SerializedString.Compression(isWanted: options.compresses)
     valueCompression = keyCompression
-    buffer.append(literal: "REDIS0010")
+    buffer.append("REDIS00\(Self.version)")
     for (name, value) in facts {
       buffer.append(RDBCode.auxiliary)
       for text in [name, value] {

@@ -14,7 +14,6 @@ final class Snapshot: Sendable {
   }
 
   private let moment: Moment
-  private let store: Store
   private let savedKeys = Atomic<Int>(0)
   private let peakWaitingBytes = Atomic<Int>(0)
   private let cancelled = Atomic<Bool>(false)
@@ -25,7 +24,6 @@ final class Snapshot: Sendable {
   init?(of store: Store, isLocked: Bool = false) {
     guard let moment = Moment(of: store, isLocked: isLocked) else { return nil }
     self.moment = moment
-    self.store = store
   }
 
   /// Keys that there were.

@@ -115,7 +115,7 @@ final class SnapshotLoad: Sendable {
     /// Where it begins.
     let offset: Int
 
-    var shard: Int { Int(truncatingIfNeeded: hash >> UInt64(64 - Store.shardBits)) }
+    var shard: Int { Store.shardIndex(hash: hash) }
   }
 
   /// So far ahead the processor is asked for records.

@@ -11,11 +11,9 @@ final class Saving: Sendable {
     /// The folder, which no other server may write to.
     var folder: SavedFolder?
     var path = ""
+    /// As long as not all that is in the file is in the store.
     var load: SnapshotLoad?
-    var isLoading = false
     var loadBegan = 0
-    /// Whether all that is in the file is in the store.
-    var isComplete = true
     /// Whether a snapshot is being written, or is about to begin.
     var isSaving = false
     var snapshot: Snapshot?
@@ -78,11 +76,6 @@ final class Saving: Sendable {
             "\(error.description); dir says where keys are kept, and save \"\" that they are not")
       }
     }
-    state.withLock { state in
-      state.load = nil
-      state.isLoading = false
-      state.isComplete = true
-    }
     if isMissing(path) { return }
     // What the embedding program has put there is newer.
     guard store.census().keys == 0 else {
@@ -92,8 +85,6 @@ final class Saving: Sendable {
       let load = try SnapshotLoad(path, into: store)
       state.withLock { state in
         state.load = load
-        state.isLoading = true
-        state.isComplete = false
         state.loadBegan = Clock.wallMilliseconds
       }
     } catch {
@@ -117,7 +108,7 @@ final class Saving: Sendable {
 
   // MARK: Loading
 
-  var isLoading: Bool { state.withLock { $0.isLoading } }
+  var isLoading: Bool { state.withLock { $0.load != nil } }
 
   /// Reads what there is, while clients are told so.
   ///
@@ -135,8 +126,6 @@ final class Saving: Sendable {
     }
     let changes = server.store.census().changes
     state.withLock { state in
-      state.isLoading = false
-      state.isComplete = true
       state.load = nil
       state.savedChanges = changes
       state.report.loadedKeys = load.keyCount
@@ -161,7 +150,7 @@ final class Saving: Sendable {
   /// How far loading has come; nil when that is over.
   var loadProgress: (read: Int, total: Int, keys: Int, began: Int)? {
     state.withLock { state in
-      guard state.isLoading, let load = state.load else { return nil }
+      guard let load = state.load else { return nil }
       return (load.readByteCount, load.byteCount, load.keyCount, state.loadBegan / 1000)
     }
   }
@@ -278,17 +267,14 @@ final class Saving: Sendable {
       log.warning("saving failed: \(failure)")
     }
     let hasFailed = failure != nil
-    if !wasCancelled {
-      for worker in server.workers { worker.post { $0.setSavingFailed(hasFailed) } }
-    }
+    if !wasCancelled { tell(server, hasFailed: hasFailed) }
     for one in waiting { server.finishWaiting(one.client, on: one.worker, one.isSilent, hasFailed) }
     return !hasFailed
   }
 
-  /// Milliseconds as seconds with two decimals.
+  /// Milliseconds as seconds.
   private static func seconds(_ milliseconds: Int) -> String {
-    let hundredths = milliseconds / 10 % 100
-    return "\(milliseconds / 1000).\(hundredths < 10 ? "0" : "")\(hundredths)"
+    decimalText(milliseconds / 10, places: 2)
   }
 
   private static func facts(of server: Server) -> [(name: String, value: String)] {
@@ -331,7 +317,7 @@ final class Saving: Sendable {
     let now = Clock.steadyMilliseconds
     let (isIdle, report, savedChanges, lastTry) = state.withLock {
       (
-        !$0.isSaving && !$0.isLoading && !$0.path.isEmpty, $0.report, $0.savedChanges,
+        !$0.isSaving && $0.load == nil && !$0.path.isEmpty, $0.report, $0.savedChanges,
         $0.lastTry
       )
     }
@@ -352,8 +338,13 @@ final class Saving: Sendable {
         state.lastTry = now
         state.report.isLastGood = false
       }
-      for worker in server.workers { worker.post { $0.setSavingFailed(true) } }
+      tell(server, hasFailed: true)
     }
+  }
+
+  /// Has all loops know how the last snapshot went.
+  private func tell(_ server: Server, hasFailed: Bool) {
+    for worker in server.workers { worker.post { $0.setSavingFailed(hasFailed) } }
   }
 
   /// Whether a file could be written at all, as far as that can be known before.
@@ -372,11 +363,11 @@ final class Saving: Sendable {
   ///   - retries: Whether it goes on trying until that succeeds.
   ///   - report: Called now and then meanwhile.
   func finish(on server: Server, retries: Bool, _ report: @escaping () -> Void) {
-    let (path, isComplete, savedChanges) = state.withLock {
-      ($0.path, $0.isComplete, $0.savedChanges)
+    let (path, isLoading, savedChanges) = state.withLock {
+      ($0.path, $0.load != nil, $0.savedChanges)
     }
     // What has not been read as a whole must not replace it.
-    if path.isEmpty || !isComplete { return }
+    if path.isEmpty || isLoading { return }
     let changes = server.store.census().changes
     if changes == savedChanges, !isMissing(path) { return }
     let settings = server.settings
@@ -408,7 +399,6 @@ final class Saving: Sendable {
   var currentSeconds: Int {
     state.withLock { !$0.isSaving ? -1 : (Clock.steadyMilliseconds - $0.lastTry) / 1000 }
   }
-  var isScheduled: Bool { state.withLock { $0.isScheduled } }
   var waitingCount: Int { state.withLock { $0.waiting.count } }
 
   /// How often keys have been changed since the last snapshot.

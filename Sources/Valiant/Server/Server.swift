@@ -379,7 +379,6 @@ public final class Server: Sendable {
   ///
   /// - Parameter saves: Whether a snapshot is written in the end; nil when the settings say it.
   func requestStop(saving saves: Bool? = nil) {
-    saving.cancel()
     let (workers, manager) = state.withLock { state -> ([Worker], ServiceManager?) in
       if state.phase == .starting { state.isStopWanted = true }
       guard state.phase == .running else { return ([], nil) }
@@ -387,6 +386,8 @@ public final class Server: Sendable {
       state.savesAtEnd = saves
       return (state.workers, state.manager)
     }
+    // The last snapshot, which comes behind the last client, is not meant.
+    if !workers.isEmpty { saving.cancel() }
     manager?.stopping()
     // Connections that the first worker accepts meanwhile are handed on before `drain` comes.
     workers.first?.post { first in
@@ -450,7 +451,7 @@ public final class Server: Sendable {
 
   /// Answers a client on whichever loop that has been waiting for a snapshot.
   func finishWaiting(_ client: Int, on worker: Int, _ isSilent: Bool, _ hasFailed: Bool) {
-    workers[worker].post { worker in
+    self.worker(worker)?.post { worker in
       if isSilent { return worker.finishWaiting(client, nil) }
       worker.finishWaiting(client) { reply in
         if hasFailed { reply.error(Array("ERR".utf8)) } else { reply.ok() }
@@ -584,8 +585,12 @@ public final class Server: Sendable {
 
   /// Has messages reach the subscribers of one loop.
   func post(_ publications: [Publication], to worker: Int) {
-    let worker = state.withLock { worker < $0.workers.count ? $0.workers[worker] : nil }
-    worker?.post { $0.deliver(publications) }
+    self.worker(worker)?.post { $0.deliver(publications) }
+  }
+
+  /// The worker with this index; nil when it has ended.
+  private func worker(_ index: Int) -> Worker? {
+    state.withLock { index < $0.workers.count ? $0.workers[index] : nil }
   }
 
   // MARK: What INFO asks

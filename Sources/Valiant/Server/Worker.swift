@@ -432,11 +432,8 @@ final class Worker: @unchecked Sendable {
   ///
   /// - Parameter write: Writes the reply; nil for none.
   func finishWaiting(_ id: Int, _ write: ((inout ReplyWriter) -> Void)?) {
-    var found: (client: Client, connection: Connection)?
-    forEachClient { client, connection in
-      if client.id == id, client.flags.contains(.waiting) { found = (client, connection) }
-    }
-    guard let (client, connection) = found else { return }
+    guard let found = recipient(id), found.client.flags.contains(.waiting) else { return }
+    let (client, connection) = (found.client, found.connection)
     client.isWaiting = false
     if connection.isClosing { return }
     if let write {

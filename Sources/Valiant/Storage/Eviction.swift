@@ -78,7 +78,7 @@ import Synchronization
 
   /// Whose advice counts in the shard of this hash.
   func expert(hash: UInt64) -> Expert {
-    switch Int(hash >> UInt64(64 - Store.shardBits)) % Self.leaderShare {
+    switch Store.shardIndex(hash: hash) % Self.leaderShare {
     case 0: .frequency
     case 1: .recency
     default:
@@ -89,7 +89,7 @@ import Synchronization
   /// Notes that a new key was inserted, which under a cache's use was a miss.
   @inline(__always)
   func noteInsertion(hash: UInt64, keysInShard: Int) {
-    let group = Int(hash >> UInt64(64 - Store.shardBits)) % Self.leaderShare
+    let group = Store.shardIndex(hash: hash) % Self.leaderShare
     if group <= 1 { noteLeader(group, keysInShard) }
   }
 

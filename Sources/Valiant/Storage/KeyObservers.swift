@@ -109,10 +109,6 @@ enum KeyChange: Sendable {
     unsafe state.pointee.listenerCount.wrappingAdd(difference, ordering: .relaxed).newValue > 0
   }
 
-  private static func shard(_ hash: UInt64) -> Int {
-    Int(truncatingIfNeeded: hash >> UInt64(64 - Store.shardBits))
-  }
-
   private func table(_ shard: Int) -> Table {
     let place = unsafe state.pointee.tables + shard
     let table = unsafe place.pointee ?? Table()
@@ -130,7 +126,7 @@ enum KeyChange: Sendable {
 
   /// Has `flag` raised when `key` changes.
   func watch(_ key: ObservedKey, hash: UInt64, _ flag: ChangeFlag, in keyspace: KeyspaceReference) {
-    let table = table(Self.shard(hash))
+    let table = table(Store.shardIndex(hash: hash))
     table.flags[key, default: []].append(flag)
     table.counts[key.database] += 1
     keyspace.insertObserver(.watcher)
@@ -140,7 +136,7 @@ enum KeyChange: Sendable {
   func unwatch(
     _ key: ObservedKey, hash: UInt64, _ flag: ChangeFlag, in keyspace: KeyspaceReference
   ) {
-    let shard = Self.shard(hash)
+    let shard = Store.shardIndex(hash: hash)
     guard let table = unsafe state.pointee.tables[shard], var flags = table.flags[key],
       let index = flags.firstIndex(where: { $0 === flag })
     else { return }
@@ -159,7 +155,7 @@ enum KeyChange: Sendable {
   func remember(
     _ key: ObservedKey, hash: UInt64, _ reader: KeyReader, keysMax: Int, in shard: Shard
   ) {
-    let index = Self.shard(hash)
+    let index = Store.shardIndex(hash: hash)
     if keysMax > 0 { _ = forgetReaders(in: shard, index, above: keysMax, steps: 2) }
     let table = table(index)
     guard let count = table.readers[key, default: []].insert(reader) else { return }
@@ -311,7 +307,7 @@ enum KeyChange: Sendable {
   /// - Parameter author: Identifier of the client that changes it; 0 for nobody.
   /// - Returns: Whether nobody has read any other key of the database in this shard.
   func note(_ key: Bytes, hash: UInt64, database: Int, author: Int) -> Bool {
-    guard let table = unsafe state.pointee.tables[Self.shard(hash)] else { return true }
+    guard let table = unsafe state.pointee.tables[Store.shardIndex(hash: hash)] else { return true }
     let changed = ObservedKey(database: database, key: key.array)
     for flag in table.flags[changed] ?? [] { flag.raise() }
     if table.readCounts[database] > 0 { tellReaders(of: changed, in: table, author: author) }
@@ -322,7 +318,7 @@ enum KeyChange: Sendable {
       prefix.queue.add(.prefixed(changed.key, author: author))
     }
     let isUnread = table.readCounts[database] == 0
-    if isUnread { freeIfEmpty(Self.shard(hash)) }
+    if isUnread { freeIfEmpty(Store.shardIndex(hash: hash)) }
     return isUnread
   }
 

@@ -31,7 +31,7 @@ final class Moment: Sendable {
 
   /// Begins now; nil when a moment of the store is being read already.
   ///
-  /// O(shards): all locks are held for a tenth of a millisecond.
+  /// O(shards), with all locks held.
   ///
   /// - Parameter isLocked: Whether the caller holds them.
   init?(of store: Store, isLocked: Bool = false) {

@@ -24,12 +24,11 @@
     return unsafe Shard(base: base + index &* Shard.strideBytes)
   }
 
-  /// The shard of the keys with this hash: its upper bits choose.
+  /// The shard of the keys with this hash.
   @inline(__always)
   subscript(hash hash: UInt64) -> Shard {
     // SAFETY: the upper `shardBits` bits are below `shardCount`.
-    let index = Int(truncatingIfNeeded: hash &>> UInt64(64 - Store.shardBits))
-    return unsafe Shard(base: base + index &* Shard.strideBytes)
+    return unsafe Shard(base: base + Store.shardIndex(hash: hash) &* Shard.strideBytes)
   }
 }
 
@@ -43,7 +42,7 @@ struct ShardSet {
   /// Adds the shard of a key with this hash.
   @inline(__always)
   mutating func insert(hash: UInt64) {
-    let shard = Int(truncatingIfNeeded: hash &>> UInt64(64 - Store.shardBits))
+    let shard = Store.shardIndex(hash: hash)
     words[shard &>> 6] |= 1 &<< UInt64(shard & 63)
     used |= 1 &<< UInt32(shard &>> 6)
   }

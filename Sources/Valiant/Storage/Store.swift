@@ -46,6 +46,12 @@ import Synchronization
 
   // MARK: Shards
 
+  /// Which shard the keys with this hash belong to: its upper bits choose.
+  @inline(__always)
+  static func shardIndex(hash: UInt64) -> Int {
+    Int(truncatingIfNeeded: hash &>> UInt64(64 - shardBits))
+  }
+
   /// Shard `index`, 0..<`shardCount`.
   func shard(_ index: Int) -> Shard { shards[index] }
 

@@ -82,3 +82,10 @@ func decimalLength(_ number: Int) -> Int {
   }
   return number < 0 ? digits + 1 : digits
 }
+
+/// A whole number of parts as a decimal: 150 with two places is `1.50`.
+func decimalText(_ parts: Int, places: Int) -> String {
+  let scale = (0..<places).reduce(1) { power, _ in power * 10 }
+  let fraction = String(parts % scale)
+  return "\(parts / scale).\(String(repeating: "0", count: places - fraction.count))\(fraction)"
+}
