@@ -14,7 +14,8 @@ help: ## Print the targets
 run: ## Install what is missing, build, and serve on port 4200 (ARGS: the server's flags)
 	@Tests/install-dependencies.sh build
 	@$(MAKE) --no-print-directory build
-	exec $(BINARY) $(ARGS)
+	@mkdir -p .build/keys
+	exec $(BINARY) --dir .build/keys $(ARGS)
 
 deps: ## Install the Debian packages which are missing for everything here
 	@Tests/install-dependencies.sh build test package
