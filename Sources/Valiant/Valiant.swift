@@ -14,7 +14,8 @@ extension Server {
       makeReader: { server, worker in
         let box = DispatcherBox(server: server, worker: worker)
         return { connection, bytes in box.process(connection, bytes) }
-      })
+      },
+      makeReplayer: { Replayer(server: $0, worker: $1) })
   }
 }
 
@@ -70,8 +71,8 @@ public func run(arguments: [String]) -> Int32 {
       Log.writeAll(try documentation(what), to: STDOUT_FILENO)
       return ExitStatus.stopped
     case .check(let path):
-      do throws(RDBError) {
-        Log.writeAll(try SnapshotCheck.run(path), to: STDOUT_FILENO)
+      do throws(LogError) {
+        Log.writeAll(try FileCheck.run(path), to: STDOUT_FILENO)
         return ExitStatus.stopped
       } catch {
         Log(level: .notice).warning("\(error)")

@@ -4,7 +4,7 @@ enum BitFieldCommands: CommandFamily {
   static let commands: [Command] = [
     Command(
       "BITFIELD key [GET encoding offset|[OVERFLOW <WRAP|SAT|FAIL>] <SET encoding offset value|INCRBY encoding offset increment> ...]",
-      arity: -2, flags: [.write, .denyoom],
+      arity: -2, flags: [.write, .denyoom, .repeatable],
       keys: .one("RW", "access", "update", "variable_flags"),
       summary: "Performs arbitrary bitfield integer operations on strings.",
       complexity: "O(1) for each subcommand specified", since: "3.2.0",

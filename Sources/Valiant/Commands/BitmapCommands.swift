@@ -3,7 +3,7 @@ enum BitmapCommands: CommandFamily {
   static let category = Command.Category.bitmap
   static let commands: [Command] = [
     Command(
-      "SETBIT key offset value", arity: 4, flags: [.write, .denyoom],
+      "SETBIT key offset value", arity: 4, flags: [.write, .denyoom, .repeatable],
       keys: .one("RW", "access", "update"),
       summary:
         "Sets or clears the bit at offset of the string value. Creates the key if it doesn't exist.",
@@ -20,7 +20,7 @@ enum BitmapCommands: CommandFamily {
       keys: .one("RO", "access"), summary: "Finds the first set (1) or clear (0) bit in a string.",
       complexity: "O(N) where N is the length of the string.", since: "2.8.7", handler: position),
     Command(
-      "BITOP operation destkey key [key ...]", arity: -4, flags: [.write, .denyoom],
+      "BITOP operation destkey key [key ...]", arity: -4, flags: [.write, .denyoom, .repeatable],
       keys: .parts(.range(2, 2, "OW", "update"), .range(3, -1, "RO", "access")),
       summary: "Performs bitwise operations on multiple strings, and stores the result.",
       complexity: "O(N) where N is the length of the longest string.", since: "2.6.0",

@@ -141,6 +141,10 @@ struct Command: Sendable {
     static let whileLoading = Flags(rawValue: 1 << 21)
     /// Answers an error while keys must not be changed.
     static let tellsTrouble = Flags(rawValue: 1 << 22)
+    /// May make its client wait.
+    static let blocking = Flags(rawValue: 1 << 24)
+    /// Is written into the append log as it is: repeating it costs less than what comes of it.
+    static let repeatable = Flags(rawValue: 1 << 23)
     /// About messages.
     static let pubsub = Flags(rawValue: 1 << 15)
     /// Allowed in RESP2 while the client listens to channels.
@@ -151,7 +155,8 @@ struct Command: Sendable {
     /// Names in the order in which COMMAND INFO gives them.
     static let names: [(Flags, String)] = [
       (.write, "write"), (.readonly, "readonly"), (.denyoom, "denyoom"), (.admin, "admin"),
-      (.pubsub, "pubsub"), (.noscript, "noscript"), (.loading, "loading"), (.stale, "stale"),
+      (.pubsub, "pubsub"), (.noscript, "noscript"), (.blocking, "blocking"), (.loading, "loading"),
+      (.stale, "stale"),
       (.fast, "fast"),
       (.skipSlowlog, "skip_slowlog"), (.noAuth, "no_auth"), (.noMulti, "no_multi"),
       (.noAsyncLoading, "no_async_loading"), (.allowBusy, "allow_busy"),
@@ -239,6 +244,7 @@ struct Command: Sendable {
       ("@admin", flags.contains(.admin)),
       ("@fast", flags.contains(.fast)),
       ("@slow", !flags.contains(.fast)),
+      ("@blocking", flags.contains(.blocking)),
       ("@dangerous", !flags.isDisjoint(with: [.admin, .dangerous])),
       ("@connection", category == .connection || flags.contains(.connection)),
       ("@transaction", category == .transaction),

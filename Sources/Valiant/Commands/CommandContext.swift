@@ -32,6 +32,10 @@
   fileprivate var hashes = KeyHashes()
   /// Long arguments, each in a block that the store can take over. Nearly always none.
   private var longValues: [(command: Int, argument: Int, value: LongValue)] = []
+  /// Whether one of them has become the store's, whose key may have been overwritten then.
+  private var hasTakenLong = false
+  /// Whether a client's changes have been added to those that somebody writes down.
+  var hasAppended = false
   private let statistics: Statistics
   /// What has happened to keys, which is published in the end.
   private let events = PendingEvents()
@@ -56,6 +60,7 @@
     self.connection = connection
     statistics = worker.statistics
     memory.listener = { [events] in events.add(change: $0, $1, database: $2) }
+    memory.recorder = ChangeRecorder(to: server.appendOnly.changes)
   }
 
   deinit { memory.free() }
@@ -707,6 +712,15 @@
     if isLong { try copyValues(of: 0) }
   }
 
+  /// The same for a command that is repeated: its arguments are in nobody's input.
+  ///
+  /// - Throws: `outOfMemory`.
+  mutating func copyLongValues() throws(CommandError) {
+    if request.byteCount > LongValue.shortMax, unsafe row.pointee.needsMemory {
+      try copyValues(of: 0)
+    }
+  }
+
   private mutating func takeOverValues() {
     for index in 1..<request.count where request[index].count > LongValue.shortMax {
       if let value = takeOver(index) { longValues.append((0, index, value)) }
@@ -749,6 +763,7 @@
     let command = transactionIndex ?? 0
     let index = longValues.firstIndex { $0.command == command && $0.argument == argument }
     guard let index else { return nil }
+    hasTakenLong = true
     return longValues.remove(at: index).value
   }
 
@@ -792,6 +807,30 @@
     guard makeRoom(for: bytes) == .made else { throw .aboveMemoryMax }
     hasRoom = true
   }
+
+  // MARK: The append log
+
+  /// Records what the command has changed, under the locks of its keys.
+  ///
+  /// - Parameter hasFailed: Whether it has answered an error, and so would not do the same again.
+  @inline(never)
+  mutating func recordChanges(hasFailed: Bool = false) {
+    memory.hasChanges = false
+    guard let recorder = memory.recorder else { return }
+    if unsafe row.pointee.flags.contains(.repeatable), !hasTakenLong, !hasFailed {
+      recorder.record(argumentCount: request.count, database: client.database) { request[$0] }
+    } else {
+      recorder.record { key, hash, database in
+        shards[hash: hash].keyspace(database).find(key, hash: hash, now: .never, memory)
+      }
+    }
+    hasTakenLong = false
+    hasAppended = true
+    if !isInTransaction { commitChanges() }
+  }
+
+  /// Adds what has been recorded to what is written down, under the same locks.
+  func commitChanges() { memory.recorder?.commit() }
 
   // MARK: Transactions
 

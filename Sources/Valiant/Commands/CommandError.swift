@@ -104,6 +104,13 @@ enum CommandError: Error {
   case loading
   case cannotSave
   case isSaving
+  case cannotLog(String)
+  case isRewritingLog
+  case anotherSaving
+  case outOfRange(Int, Int)
+  case noLogToWaitFor
+  case notATimeout
+  case negativeTimeout
   case savingFailed
   case savingImpossible(String)
 
@@ -122,6 +129,10 @@ enum CommandError: Error {
     case .unknownClientType(let type):
       return "ERR Unknown client type '".utf8 + type + "'".utf8
     case .savingImpossible(let why): return Array("ERR \(why)".utf8)
+    case .outOfRange(let least, let most):
+      return Array("ERR value is out of range, must be between \(least) and \(most)".utf8)
+    case .cannotLog(let why):
+      return Array("MISCONF Errors writing to the AOF file: \(why)".utf8)
     case .noSuchUser(let name):
       return "ERR No such user '".utf8 + name + "'".utf8
     case .unrecognizedOption(let option):
@@ -285,7 +296,18 @@ enum CommandError: Error {
       """
     case .savingFailed: "ERR"
     case .isSaving: "ERR Background save already in progress"
-    case .savingImpossible, .unknownCommand, .unknownSubcommand, .subcommandSyntax, .helloOption,
+    case .isRewritingLog: "ERR Background append only file rewriting already in progress"
+    case .anotherSaving:
+      """
+      ERR Another child process is active (AOF?): can't BGSAVE right now. Use BGSAVE SCHEDULE in \
+      order to schedule a BGSAVE whenever possible.
+      """
+    case .noLogToWaitFor:
+      "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled."
+    case .notATimeout: "ERR timeout is not an integer or out of range"
+    case .negativeTimeout: "ERR timeout is negative"
+    case .savingImpossible, .cannotLog, .outOfRange, .unknownCommand, .unknownSubcommand,
+      .subcommandSyntax, .helloOption,
       .unknownClientType,
       .noSuchUser, .prefixesOverlap, .unrecognizedOption, .unsupportedOption, .unknownSetting,
       .settingFailed,

@@ -21,7 +21,7 @@
     MoveCommands.self,
     SerializationCommands.self, ObjectCommands.self, MemoryCommands.self,
     TransactionCommands.self, PubSubCommands.self, ClusterCommands.self,
-    ReplicationCommands.self, DebugCommands.self, SavingCommands.self,
+    ReplicationCommands.self, DebugCommands.self, SavingCommands.self, WaitCommands.self,
     ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
   ])

@@ -88,6 +88,10 @@ enum ConfigCommands: CommandFamily {
           Array("maxclients".utf8), reason: "the system does not allow that many open files")
         return []
       }
+      if let why = context.server.appendOnly.refusal(of: new, on: context.server) {
+        failure = .settingFailed(Array("appendonly".utf8), reason: why)
+        return []
+      }
       settings = new
       return named
     }

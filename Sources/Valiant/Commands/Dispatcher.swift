@@ -200,7 +200,7 @@
   /// Sends what was written, and puts away what belongs to this client alone.
   private mutating func end(_ connection: Connection, _ client: Client) {
     context.sendPublications()
-    connection.send(&context.reply.output)
+    send(connection, client)
     context.worker.deliverInvalidations()
     context.reply.output.bytes.clear(keeping: Self.keptOutputBytes)
     let pending = connection.pendingOutputBytes
@@ -222,6 +222,19 @@
       unsafe swap(&parser, &partial.pointee)
       unsafe client.partialRequest = partial
     }
+  }
+
+  /// Sends what has been answered; behind changes that are to be on the disk first, when they are.
+  @inline(__always)
+  private mutating func send(_ connection: Connection, _ client: Client) {
+    if context.hasAppended { didAppend(connection, client) }
+    connection.send(&context.reply.output)
+  }
+
+  @inline(never)
+  private mutating func didAppend(_ connection: Connection, _ client: Client) {
+    context.hasAppended = false
+    context.worker.didAppend(connection, client, &context.reply.output)
   }
 
   /// Everything complete has been answered; the beginning of another request may be left.
@@ -290,9 +303,9 @@
   private mutating func mayGoOn(
     _ connection: Connection, _ client: Client, _ sentBytes: Int
   ) -> Bool {
-    connection.send(&context.reply.output)
+    send(connection, client)
     let pending = connection.pendingOutputBytes
-    if connection.isClosing { return false }
+    if connection.isClosing || connection.isWithheld { return false }
     if pending >= Self.pauseBytes {
       limitOutput(connection, client, pending)
       return false
@@ -317,7 +330,7 @@
   }
 
   private mutating func finish(_ connection: Connection, _ input: Bytes) -> Int {
-    connection.send(&context.reply.output)
+    send(connection, context.client)
     parser.rewind(to: input.count)
     connection.finish()
     return input.count
@@ -568,18 +581,26 @@
     }
   }
 
-  /// - Throws: `loading`, `cannotSave`.
+  /// Whether a command changes keys.
+  private func writes(_ command: UnsafePointer<CommandTable.Row>, _ client: Client) -> Bool {
+    if unsafe command == exec { return client.transaction?.hasWrites ?? false }
+    return unsafe command.pointee.flags.contains(.write)
+  }
+
+  /// - Throws: `loading`, `cannotSave`, `cannotLog`.
   private func checkGate(
     _ command: UnsafePointer<CommandTable.Row>, _ client: Client
   ) throws(CommandError) {
     let gate = context.worker.gate
     let isExec = unsafe command == exec
-    if gate.refusesWrites {
-      let writes =
-        isExec
-        ? client.transaction?.hasWrites ?? false : unsafe command.pointee.flags.contains(.write)
+    if let refusal = gate.refusal {
       // Who only looks whether the server is well is told, too.
-      if unsafe writes || command.pointee.flags.contains(.tellsTrouble) { throw .cannotSave }
+      if unsafe writes(command, client) || command.pointee.flags.contains(.tellsTrouble) {
+        switch refusal {
+        case .snapshot: throw .cannotSave
+        case .log(let why): throw .cannotLog(why)
+        }
+      }
     }
     if gate.isLoading, !isExec,
       unsafe command.pointee.flags.isDisjoint(with: [.loading, .whileLoading])
@@ -588,10 +609,11 @@
     }
   }
 
-  /// Whether a command has to wait for the end of the pause that there is.
+  /// Whether a command has to wait: for the end of a pause, or for the disk.
   private func mustWait(
     _ command: UnsafePointer<CommandTable.Row>, _ client: Client
   ) -> Bool {
+    if context.worker.gate.isBehind, unsafe writes(command, client) { return true }
     guard let pause = context.worker.gate.pause else { return false }
     // Else nobody could end it.
     if unsafe command.pointee.flags.contains(.endsPause) { return false }
@@ -659,6 +681,7 @@
       _ = context.hashKeys()
       executeQueued()
     }
+    context.commitChanges()
     statistics.commandsProcessed.add(transaction.commands.count)
   }
 
@@ -667,7 +690,7 @@
     let start = Clock.steadyNanoseconds
     if context.client.flags.contains(.tracking) { context.rememberReads() }
     do throws(CommandError) {
-      try unsafe command.pointee.call(&context)
+      try unsafe callRecording(command)
     } catch {
       statistics.withCommand(unsafe command.pointee.index) { $0.failed.add() }
       answer(error)
@@ -756,16 +779,30 @@
     _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
   ) throws(CommandError) {
     if unsafe command.pointee.firstKey == 0 {
-      try unsafe command.pointee.call(&context)
+      try unsafe callRecording(command)
     } else if unsafe command.pointee.namesOneKey(argumentCount: request.count) {
       context.setHash(hash, of: unsafe command.pointee.firstKey)
       let shard = shards[hash: hash]
       shard.lock()
       defer { shard.unlock() }
-      try unsafe command.pointee.call(&context)
+      try unsafe callRecording(command)
     } else {
       try unsafe runWithManyKeys(command)
     }
+  }
+
+  /// Calls a handler, and records what it has changed while its keys are locked.
+  @inline(__always)
+  private mutating func callRecording(
+    _ command: UnsafePointer<CommandTable.Row>
+  ) throws(CommandError) {
+    do throws(CommandError) {
+      try unsafe command.pointee.call(&context)
+    } catch {
+      if context.memory.hasChanges { context.recordChanges(hasFailed: true) }
+      throw error
+    }
+    if context.memory.hasChanges { context.recordChanges() }
   }
 
   /// Answers an error, unless making room helps.
@@ -797,7 +834,7 @@
     named.lock(in: shards)
     defer { named.unlock(in: shards) }
     context.prefetchKeys()
-    try unsafe command.pointee.call(&context)
+    try unsafe callRecording(command)
   }
 
   @inline(never)

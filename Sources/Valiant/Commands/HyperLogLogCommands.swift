@@ -3,14 +3,15 @@ enum HyperLogLogCommands: CommandFamily {
   static let category = Command.Category.hyperloglog
   static let commands: [Command] = [
     Command(
-      "PFADD key [element [element ...]]", arity: -2, flags: [.write, .denyoom, .fast],
+      "PFADD key [element [element ...]]", arity: -2,
+      flags: [.write, .denyoom, .fast, .repeatable],
       keys: .one("RW", "insert"),
       summary:
         "Adds elements to a HyperLogLog key. Creates the key if it doesn't exist.",
       complexity: "O(1) to add every element.", since: "2.8.9", event: .string("pfadd"),
       handler: add),
     Command(
-      "PFCOUNT key [key ...]", arity: -2, flags: [.readonly, .mayReplicate],
+      "PFCOUNT key [key ...]", arity: -2, flags: [.readonly, .mayReplicate, .repeatable],
       keys: .all("RW", "access"),
       summary:
         "Returns the approximated cardinality of the set(s) observed by the HyperLogLog key(s).",
@@ -18,7 +19,8 @@ enum HyperLogLogCommands: CommandFamily {
         "O(1) with a very small average constant time when called with a single key. O(N) with N being the number of keys, and much bigger constant times, when called with multiple keys.",
       since: "2.8.9", event: .string("pfcount"), handler: count),
     Command(
-      "PFMERGE destkey [sourcekey [sourcekey ...]]", arity: -2, flags: [.write, .denyoom],
+      "PFMERGE destkey [sourcekey [sourcekey ...]]", arity: -2,
+      flags: [.write, .denyoom, .repeatable],
       keys: .parts(.range(1, 1, "RW", "access", "insert"), .range(2, -1, "RO", "access")),
       summary: "Merges one or more HyperLogLog values into a single key.",
       complexity: "O(N) to merge N HyperLogLogs, but with high constant times.", since: "2.8.9",

@@ -85,7 +85,7 @@ struct Information {
       ("maxclients", "\(server.settings.maxClients)"),
       ("client_recent_max_input_buffer", "\(input)"),
       ("client_recent_max_output_buffer", "\(output)"),
-      ("blocked_clients", "\(server.saving.waitingCount)"),
+      ("blocked_clients", "\(server.saving.waitingCount + server.appendOnly.waitingCount)"),
       ("tracking_clients", "\(trackers)"),
       ("clients_in_timeout_table", "0"),
       ("paused_reason", pause == nil ? "none" : "client_pause"),
@@ -152,7 +152,7 @@ struct Information {
     let saving = server.saving
     let report = saving.report
     let current = saving.current
-    let progress = saving.loadProgress
+    let progress = server.loadProgress
     let changes = server.store.census(isLocked: isLocked).changes
     var fields: [Field] = [
       ("loading", progress == nil ? "0" : "1"),
@@ -172,9 +172,8 @@ struct Information {
       ("rdb_last_cow_size", "\(report.lastWaitingBytes)"),
       ("rdb_last_load_keys_expired", "\(report.expiredKeys)"),
       ("rdb_last_load_keys_loaded", "\(report.loadedKeys)"),
-      ("aof_enabled", "0"),
-      ("aof_rewrite_in_progress", "0"),
     ]
+    fields += appendLogFields
     if let progress {
       let elapsed = max(1, Clock.wallMilliseconds / 1000 - progress.began)
       let left = (progress.total - progress.read) / max(1, progress.read / elapsed)
@@ -189,6 +188,35 @@ struct Information {
         ("loading_eta_seconds", "\(left)"),
       ]
     }
+    return fields
+  }
+
+  private var appendLogFields: [Field] {
+    let report = server.appendOnly.report
+    let log = server.appendOnly.logReport
+    let current =
+      report.rewriteBegan.map { (Clock.steadyMilliseconds - $0) / 1000 } ?? -1
+    var fields: [Field] = [
+      ("aof_enabled", log == nil ? "0" : "1"),
+      ("aof_rewrite_in_progress", report.rewriteBegan == nil ? "0" : "1"),
+      ("aof_rewrite_scheduled", "0"),
+      ("aof_last_rewrite_time_sec", "\(report.lastRewriteSeconds)"),
+      ("aof_current_rewrite_time_sec", "\(current)"),
+      ("aof_last_bgrewrite_status", report.isLastRewriteGood ? "ok" : "err"),
+      ("aof_rewrites", "\(report.rewriteCount)"),
+      ("aof_rewrites_consecutive_failures", "\(report.failuresInRow)"),
+      ("aof_last_write_status", log?.failure == nil ? "ok" : "err"),
+      ("aof_last_cow_size", "\(report.lastWaitingBytes)"),
+    ]
+    guard let log else { return fields }
+    fields += [
+      ("aof_current_size", "\(log.bytes)"),
+      ("aof_base_size", "\(log.bytesAtBase)"),
+      ("aof_pending_rewrite", "0"),
+      ("aof_buffer_length", "\(server.appendOnly.bufferedBytes)"),
+      ("aof_pending_bio_fsync", log.isSyncDue ? "1" : "0"),
+      ("aof_delayed_fsync", "\(report.delayedCount)"),
+    ]
     return fields
   }
 

@@ -3,14 +3,14 @@ enum MoveCommands: CommandFamily {
   static let category = Command.Category.keyspace
   static let commands: [Command] = [
     Command(
-      "RENAME key newkey", arity: 3, flags: [.write],
+      "RENAME key newkey", arity: 3, flags: [.write, .repeatable],
       keys: .parts(.range(1, 1, "RW", "access", "delete"), .range(2, 2, "OW", "update")),
       summary: "Renames a key and overwrites the destination.",
       handler: { context throws(CommandError) in
         if try rename(&context, overwrites: true) { context.reply.ok() }
       }),
     Command(
-      "RENAMENX key newkey", arity: 3, flags: [.write, .fast],
+      "RENAMENX key newkey", arity: 3, flags: [.write, .fast, .repeatable],
       keys: .parts(.range(1, 1, "RW", "access", "delete"), .range(2, 2, "OW", "insert")),
       summary: "Renames a key only when the target key name doesn't exist.",
       handler: { context throws(CommandError) in
@@ -18,12 +18,13 @@ enum MoveCommands: CommandFamily {
       }),
     Command(
       "COPY source destination [DB destination-db] [REPLACE]", arity: -3,
-      flags: [.write, .denyoom],
+      flags: [.write, .denyoom, .repeatable],
       keys: .parts(.range(1, 1, "RO", "access"), .range(2, 2, "OW", "update")),
       summary: "Copies the value of a key to a new key.",
       complexity: "O(N) where N is the length of the value.", since: "6.2.0", handler: copy),
     Command(
-      "MOVE key db", arity: 3, flags: [.write, .fast], keys: .one("RW", "access", "update"),
+      "MOVE key db", arity: 3, flags: [.write, .fast, .repeatable],
+      keys: .one("RW", "access", "update"),
       summary: "Moves a key to another database.", handler: move),
     Command(
       "SWAPDB index1 index2", arity: 3, flags: [.write, .fast, .dangerous, .wholeKeyspace],

@@ -1,4 +1,4 @@
-/// SAVE, BGSAVE and LASTSAVE: the keys in a file.
+/// SAVE, BGSAVE, LASTSAVE and BGREWRITEAOF: the keys in files.
 enum SavingCommands: CommandFamily {
   static let category = Command.Category.server
 
@@ -26,13 +26,26 @@ enum SavingCommands: CommandFamily {
       handler: { context throws(CommandError) in
         context.reply.integer(context.server.saving.lastSave)
       }),
+    Command(
+      "BGREWRITEAOF", arity: 1, flags: [.admin, .noscript, .noAsyncLoading],
+      summary: "Writes the append log anew, in the background: the keys, and what follows.",
+      handler: rewriteLog),
   ]
+
+  private static func rewriteLog(_ context: inout CommandContext) throws(CommandError) {
+    switch context.server.appendOnly.beginRewrite(on: context.server) {
+    case .began: context.reply.status("Background append only file rewriting started")
+    case .scheduled: context.reply.status("Background append only file rewriting scheduled")
+    case .isBusy: throw .isRewritingLog
+    case .isOff: throw .savingImpossible("there is no append log: appendonly is no")
+    }
+  }
 
   private static func begin(_ context: inout CommandContext) throws(CommandError) {
     let server = context.server
     switch server.saving.begin(on: server, isLocked: context.holdsAllShards) {
     case .began: return
-    case .isBusy: throw .isSaving
+    case .isBusy: throw server.appendOnly.isRewriting ? .anotherSaving : .isSaving
     case .impossible(let why): throw .savingImpossible(why)
     }
   }

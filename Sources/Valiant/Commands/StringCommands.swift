@@ -51,12 +51,14 @@ enum StringCommands: CommandFamily {
       "STRLEN key", arity: 2, flags: [.readonly, .fast], keys: .one("RO"),
       summary: "Returns the length of a string value.", since: "2.2.0", handler: length),
     Command(
-      "APPEND key value", arity: 3, flags: [.write, .denyoom, .fast], keys: .one("RW", "insert"),
+      "APPEND key value", arity: 3, flags: [.write, .denyoom, .fast, .repeatable],
+      keys: .one("RW", "insert"),
       summary:
         "Appends a string to the value of a key. Creates the key if it doesn't exist.",
       since: "2.0.0", event: .string("append"), handler: append),
     Command(
-      "SETRANGE key offset value", arity: 4, flags: [.write, .denyoom], keys: .one("RW", "update"),
+      "SETRANGE key offset value", arity: 4, flags: [.write, .denyoom, .repeatable],
+      keys: .one("RW", "update"),
       summary:
         "Overwrites a part of a string value with another by an offset. Creates the key if it doesn't exist.",
       complexity: "O(N) where N is the length of the value.", since: "2.2.0",

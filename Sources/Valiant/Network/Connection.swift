@@ -37,6 +37,8 @@ import Glibc
     /// Whether only `resume` ends the pause.
     var isHeld = false
     var isLetGo = false
+    /// Whether nothing is sent, nor read, before `release`.
+    var isWithheld = false
     var isAtEnd = false
     var isFinishing = false
     var isLingering = false
@@ -211,7 +213,7 @@ import Glibc
   private func watch() {
     var events: Int32 = 0
     if unsafe state.pointee.isReading { events |= Self.readable }
-    if pendingOutputBytes > 0 { events |= Self.writable }
+    if pendingOutputBytes > 0, unsafe !state.pointee.isWithheld { events |= Self.writable }
     // Who gives up waiting is not kept until the end of a pause.
     if unsafe state.pointee.isHeld && state.pointee.isLetGo && !state.pointee.isAtEnd {
       events |= Self.disconnected
@@ -274,6 +276,8 @@ import Glibc
   private func read() {
     // The loop does not sleep meanwhile, and tells again.
     if unsafe state.pointee.isYielded || isClosing { return }
+    // Mostly nothing comes before the reply, so nothing is said to libuv.
+    if unsafe state.pointee.isWithheld { return stopReading() }
     let loop = unsafe state.pointee.loop
     // The beginning of a short request does not get a long buffer of its own.
     let held = unsafe state.pointee.input.count &+ state.pointee.expected
@@ -397,7 +401,7 @@ import Glibc
 
   /// Hands the held bytes to the server.
   private func processInput() {
-    if isClosing || isFinishing { return }
+    if unsafe isClosing || isFinishing || state.pointee.isWithheld { return }
     let used = unsafe state.pointee.loop.pointee.handlers.onRead(self, state.pointee.input.bytes)
     unsafe state.pointee.input.removeFirst(used)
     if unsafe state.pointee.input.isEmpty || state.pointee.isFinishing {
@@ -523,6 +527,35 @@ import Glibc
     watch()
   }
 
+  /// Whether `release` has to come before anything is sent.
+  var isWithheld: Bool { unsafe state.pointee.isWithheld }
+
+  /// Takes over `output`, and sends nothing more, nor goes on with requests, before `release`.
+  func withhold(_ output: inout OutputBuffer) {
+    if unsafe isClosing || state.pointee.isFinishing { return output.reset() }
+    unsafe state.pointee.loop.pointee.bytesWritten &+= output.count
+    unsafe state.pointee.unsent.append(&output)
+    unsafe state.pointee.isWithheld = true
+  }
+
+  /// Sends what was withheld, and goes on.
+  func release() {
+    if unsafe isClosing || !state.pointee.isWithheld { return }
+    unsafe state.pointee.isWithheld = false
+    unsafe state.pointee.isFlushDue = false
+    didBecomeWritable()
+    if isClosing { return }
+    if pendingOutputBytes > 0 { watch() }
+    if unsafe state.pointee.isPaused || state.pointee.isYielded || state.pointee.isFinishing {
+      return
+    }
+    if unsafe !state.pointee.input.isEmpty {
+      processInput()
+    } else if unsafe !state.pointee.isReading {
+      resumeReading()
+    }
+  }
+
   /// Puts a byte and others behind what is unsent, to be sent by `flush`, which has to follow.
   ///
   /// - Returns: Whether they are the first since the last `flush`.
@@ -539,14 +572,16 @@ import Glibc
   func flush() {
     unsafe state.pointee.isFlushDue = false
     // What was unsent before waits for the socket to have room.
-    if unsafe pendingOutputBytes > 0 && state.pointee.watched & Self.writable == 0 {
+    if unsafe !state.pointee.isWithheld && pendingOutputBytes > 0
+      && state.pointee.watched & Self.writable == 0
+    {
       didBecomeWritable()
       if pendingOutputBytes > 0 { watch() }
     }
   }
 
   private func didBecomeWritable() {
-    if isClosing { return }
+    if unsafe isClosing || state.pointee.isWithheld { return }
     let sent = unsafe Socket.send(descriptor, state.pointee.unsent)
     if sent < 0 {
       if !Self.isPassing(sent) { close() }

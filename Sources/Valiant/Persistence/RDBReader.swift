@@ -24,6 +24,8 @@ struct RDBReader: ~Copyable {
   private var checksum: UInt64 = 0
   /// The version of the format, 1...12.
   let version: Int
+  /// Where the snapshot ends in the file, behind the last item; mostly that is the file's end.
+  private(set) var endOffset = 0
   /// Whether the file has a checksum, which was found right at its end.
   private(set) var hasChecksum = false
 
@@ -206,6 +208,7 @@ struct RDBReader: ~Copyable {
   private mutating func checkEnd(_ consumed: Int, _ sum: UInt64?) throws(RDBError) {
     let content = consumed - (sum == nil ? 0 : Self.checksumBytes)
     position += content
+    endOffset = windowStart + position + consumed - content
     forgetRead()
     if let sum, sum != 0 {
       guard sum == checksum else {
@@ -290,7 +293,7 @@ struct RDBRecord {
 struct RDBError: Error, CustomStringConvertible {
   let description: String
 
-  fileprivate init(_ description: String) {
+  init(_ description: String) {
     self.description = description
   }
 }

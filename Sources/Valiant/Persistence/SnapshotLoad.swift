@@ -29,6 +29,9 @@ final class SnapshotLoad: Sendable {
     turn = Guarded(Turn(reader))
   }
 
+  /// Where the snapshot ends in the file, behind `run`.
+  var endOffset: Int { turn.withLock { $0.reader.endOffset } }
+
   /// Bytes of the file that have been read.
   var readByteCount: Int { readBytes.load(ordering: .relaxed) }
   /// Keys that have been put into the store, and those that were over already.
@@ -44,19 +47,22 @@ final class SnapshotLoad: Sendable {
   /// - Parameters:
   ///   - threads: How many share the work, 1 or more.
   ///   - access: How uses of entries are noted.
+  ///   - keepsExpired: Whether keys are put into the store whose time to live is over.
   /// - Throws: What is wrong with the file, and where; then the store holds some of it.
-  func run(threads: Int, access: AccessTracking = AccessTracking()) throws(RDBError) {
-    Background.share(among: threads) { self.work(access) }
+  func run(
+    threads: Int, access: AccessTracking = AccessTracking(), keepsExpired: Bool = false
+  ) throws(RDBError) {
+    Background.share(among: threads) { self.work(access, keepsExpired) }
     store.freeUnused()
     if let failure = turn.withLock({ $0.failure }) { throw failure }
   }
 
-  private func work(_ access: AccessTracking) {
+  private func work(_ access: AccessTracking, _ keepsExpired: Bool) {
     let memory = store.memory.copy()
     defer { memory.free() }
     memory.access = access
     var chunk = RDBReader.Chunk()
-    var inserter = RecordInserter(store, memory)
+    var inserter = RecordInserter(store, memory, keepsExpired: keepsExpired)
     while take(&chunk) {
       let before = (inserter.keyCount, inserter.expiredCount)
       if let problem = inserter.insert(chunk.bytes.bytes, database: chunk.database) {
@@ -102,6 +108,7 @@ final class SnapshotLoad: Sendable {
 @safe private struct RecordInserter {
   private let store: Store
   private let memory: StorageContext
+  private let keepsExpired: Bool
   private let now = Timestamp.now
   private let wallOffset = Clock.wallOffsetMilliseconds
   private(set) var keyCount = 0
@@ -121,7 +128,8 @@ final class SnapshotLoad: Sendable {
   /// So far ahead the processor is asked for records.
   private static let ahead = 8
 
-  init(_ store: Store, _ memory: StorageContext) {
+  init(_ store: Store, _ memory: StorageContext, keepsExpired: Bool) {
+    self.keepsExpired = keepsExpired
     self.store = store
     self.memory = memory
   }
@@ -203,7 +211,7 @@ final class SnapshotLoad: Sendable {
     var deadline: Timestamp?
     if let milliseconds = record.deadline {
       let moment = Timestamp(milliseconds: milliseconds &- wallOffset)
-      if moment < now {
+      if moment < now, !keepsExpired {
         expiredCount += 1
         return nil
       }

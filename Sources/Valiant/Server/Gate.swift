@@ -13,14 +13,24 @@ struct ClientPause: Equatable, Sendable {
   }
 }
 
+/// What could not be written.
+enum WriteRefusal: Equatable, Sendable {
+  /// The last snapshot.
+  case snapshot
+  /// The append log, as the system says it.
+  case log(String)
+}
+
 /// What keeps commands of a loop's clients from running.
 struct Gate {
   var pause: ClientPause?
   /// Keys are being read from a file.
   var isLoading = false
-  /// Keys must not be changed, for the last snapshot could not be written.
-  var refusesWrites = false
+  /// Why keys must not be changed.
+  var refusal: WriteRefusal?
+  /// Changes wait, for more of them wait for the disk than should.
+  var isBehind = false
 
   /// Whether there is anything.
-  var isShut: Bool { pause != nil || isLoading || refusesWrites }
+  var isShut: Bool { pause != nil || isLoading || refusal != nil || isBehind }
 }

@@ -13,7 +13,7 @@ final class PendingEvents {
   /// A keyspace tells of a key that went by itself.
   func add(change: KeyChange, _ key: Bytes, database: Int) {
     switch change {
-    case .commanded: break
+    case .commanded, .timed: break
     case .expired: add(KeyspaceEvent.expired, key, database: database)
     case .evicted: add(KeyspaceEvent.evicted, key, database: database)
     }

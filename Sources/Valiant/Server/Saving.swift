@@ -58,14 +58,13 @@ final class Saving: Sendable {
 
   // MARK: The folder
 
-  /// Makes sure of the folder, and looks for a file to be loaded.
+  /// Makes sure of the folder.
   ///
   /// - Throws: Why the server must not start.
-  func open(_ settings: Settings, into store: Store) throws(Server.StartFailure) {
+  func open(_ settings: Settings) throws(Server.StartFailure) {
     if settings.directory.isEmpty { return }
-    let path = "\(settings.directory)/\(settings.fileName)"
-    state.withLock { $0.path = path }
-    if !settings.saveRules.isEmpty {
+    state.withLock { $0.path = "\(settings.directory)/\(settings.fileName)" }
+    if !settings.saveRules.isEmpty || settings.appendsToLog {
       do throws(FileError) {
         let folder = try SavedFolder(settings.directory)
         state.withLock { $0.folder = folder }
@@ -76,7 +75,14 @@ final class Saving: Sendable {
             "\(error.description); dir says where keys are kept, and save \"\" that they are not")
       }
     }
-    if isMissing(path) { return }
+  }
+
+  /// Looks for a file to be loaded.
+  ///
+  /// - Throws: Why the server must not start.
+  func find(into store: Store) throws(Server.StartFailure) {
+    let path = state.withLock { $0.path }
+    if path.isEmpty || isMissing(path) { return }
     // What the embedding program has put there is newer.
     guard store.census().keys == 0 else {
       return log.notice("\(path) is not loaded: there are keys already")
@@ -125,18 +131,20 @@ final class Saving: Sendable {
       throw Self.failure(error)
     }
     let changes = server.store.census().changes
+    didLoad(changes: changes)
     state.withLock { state in
       state.load = nil
-      state.savedChanges = changes
       state.report.loadedKeys = load.keyCount
       state.report.expiredKeys = load.expiredCount
     }
-    for worker in server.workers { worker.post { $0.setLoading(false) } }
     let elapsed = Clock.steadyMilliseconds - start
     log.notice(
       "loaded \(load.keyCount) keys in \(Self.seconds(elapsed)) s; the time to live of \(load.expiredCount) was over"
     )
   }
+
+  /// Counts changes from here on, for what is in the store has been read from a file.
+  func didLoad(changes: Int) { state.withLock { $0.savedChanges = changes } }
 
   /// Stops loading and saving, for the server is to stop.
   func cancel() {
@@ -211,7 +219,7 @@ final class Saving: Sendable {
   }
 
   /// Makes sure that no other server writes to the folder.
-  private func takeFolder(_ settings: Settings) throws(FileError) {
+  func takeFolder(_ settings: Settings) throws(FileError) {
     if state.withLock({ $0.folder != nil }) { return }
     let folder = try SavedFolder(settings.directory)
     state.withLock { $0.folder = folder }
@@ -223,17 +231,14 @@ final class Saving: Sendable {
     pause: (() -> Void)? = nil
   ) -> Bool {
     let start = Clock.steadyMilliseconds
-    var options = RDBWriter.Options()
-    options.compresses = settings.compressesSnapshots
-    options.hasChecksum = settings.checksumsSnapshots
-    if settings.evictionPolicy.isRanked { options.access = settings.accessTracking(at: .now) }
+    let options = options(settings)
     var courtesy = Background.Courtesy()
     let statistics = server.statistics
     var summary: Snapshot.Summary?
     var failure: FileError?
     do throws(FileError) {
       summary = try snapshot.write(
-        to: path, options, facts: Self.facts(of: server),
+        to: path, options, facts: Self.facts(of: server, isBase: false),
         pause: {
           if let pause { return pause() }
           courtesy.pause(others: Statistics.sum(statistics) { $0.commandsProcessed.value })
@@ -268,7 +273,11 @@ final class Saving: Sendable {
     }
     let hasFailed = failure != nil
     if !wasCancelled { tell(server, hasFailed: hasFailed) }
-    for one in waiting { server.finishWaiting(one.client, on: one.worker, one.isSilent, hasFailed) }
+    for one in waiting {
+      server.finishWaiting(one.client, on: one.worker, one.isSilent) { reply in
+        if hasFailed { reply.error(Array("ERR".utf8)) } else { reply.ok() }
+      }
+    }
     return !hasFailed
   }
 
@@ -277,11 +286,23 @@ final class Saving: Sendable {
     decimalText(milliseconds / 10, places: 2)
   }
 
-  private static func facts(of server: Server) -> [(name: String, value: String)] {
+  /// How snapshots are written.
+  func options(_ settings: Settings) -> RDBWriter.Options {
+    var options = RDBWriter.Options()
+    options.compresses = settings.compressesSnapshots
+    options.hasChecksum = settings.checksumsSnapshots
+    if settings.evictionPolicy.isRanked { options.access = settings.accessTracking(at: .now) }
+    return options
+  }
+
+  /// What a snapshot says of itself.
+  ///
+  /// - Parameter isBase: Whether it is the base of an append log.
+  static func facts(of server: Server, isBase: Bool) -> [(name: String, value: String)] {
     [
       ("redis-ver", Version.redis), ("redis-bits", "64"), ("valiant-ver", Version.valiant),
       ("ctime", "\(Clock.wallMilliseconds / 1000)"),
-      ("used-mem", "\(server.store.memory.pool.usedBytes)"), ("aof-base", "0"),
+      ("used-mem", "\(server.store.memory.pool.usedBytes)"), ("aof-base", isBase ? "1" : "0"),
     ]
   }
 

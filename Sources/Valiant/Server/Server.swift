@@ -21,6 +21,7 @@ public final class Server: Sendable {
   let pubSub = PubSub()
   /// The files in which keys are kept.
   let saving: Saving
+  let appendOnly: AppendOnly
   /// Forty hexadecimal digits that tell this run from others.
   let runIdentifier = Random.hexIdentifier(40)
   /// Index of each command in `Statistics`, by name.
@@ -73,13 +74,15 @@ public final class Server: Sendable {
   }
 
   init(
-    settings: Settings, store: Store, commandNames: [String], makeReader: @escaping MakeReader
+    settings: Settings, store: Store, commandNames: [String], makeReader: @escaping MakeReader,
+    makeReplayer: @escaping AppendOnly.MakeReplayer
   ) {
     self.store = store
     self.commandNames = commandNames
     self.makeReader = makeReader
     log = Log(level: settings.logLevel, isEnabled: settings.logsToStandardError)
     saving = Saving(log: log)
+    appendOnly = AppendOnly(log: log, makeReplayer: makeReplayer)
     state = Guarded(State(settings: settings))
     loads = Guarded([])
   }
@@ -131,7 +134,9 @@ public final class Server: Sendable {
     }
     guard isFirst else { throw StartFailure(description: "the server is already running") }
     do throws(StartFailure) {
-      try saving.open(settings, into: store)
+      try saving.open(settings)
+      try appendOnly.open(settings, into: store)
+      if !appendOnly.isLoading { try saving.find(into: store) }
     } catch {
       saving.close()
       state.withLock { $0.phase = .stopped }
@@ -156,9 +161,11 @@ public final class Server: Sendable {
         isMisconfiguration: failure.code == EINVAL, description: "\(failure)")
     }
     if isStopWanted { requestStop() }
-    if saving.isLoading { manager?.isBusy("Loading") }
+    if isLoading { manager?.isBusy("Loading") }
     do throws(StartFailure) {
       try saving.load(on: self)
+      if !saving.isLoading { try appendOnly.load(on: self) }
+      if !isLoading { for worker in workers { worker.post { $0.setLoading(false) } } }
     } catch {
       requestStop(saving: false)
       waitUntilStopped()
@@ -387,7 +394,10 @@ public final class Server: Sendable {
       return (state.workers, state.manager)
     }
     // The last snapshot, which comes behind the last client, is not meant.
-    if !workers.isEmpty { saving.cancel() }
+    if !workers.isEmpty {
+      saving.cancel()
+      appendOnly.cancel()
+    }
     manager?.stopping()
     // Connections that the first worker accepts meanwhile are handed on before `drain` comes.
     workers.first?.post { first in
@@ -404,6 +414,7 @@ public final class Server: Sendable {
       running = []
       saveAtEnd()
       saving.waitUntilIdle()
+      appendOnly.finish(on: self)
       saving.close()
       forgetWorkers()
       return state.withLock { state in
@@ -419,7 +430,8 @@ public final class Server: Sendable {
   /// Writes the last snapshot, if there is to be one: nobody changes a key any more.
   private func saveAtEnd() {
     let (settings, saves, manager) = state.withLock { ($0.settings, $0.savesAtEnd, $0.manager) }
-    guard saves ?? !settings.saveRules.isEmpty else { return }
+    // What has not been read as a whole must not replace anything.
+    guard saves ?? !settings.saveRules.isEmpty, !isLoading else { return }
     var lastReport = Int.min / 2
     saving.finish(on: self, retries: manager != nil) {
       let now = Clock.steadyMilliseconds
@@ -435,6 +447,7 @@ public final class Server: Sendable {
   /// - Parameter saves: Whether there is to be one; nil when the settings say it.
   func savingProblem(_ saves: Bool?) -> String? {
     let settings = settings
+    if let failure = appendOnly.failure { return failure.description }
     guard saves ?? !settings.saveRules.isEmpty, !settings.directory.isEmpty else { return nil }
     do throws(FileError) {
       try saving.check(settings)
@@ -449,13 +462,14 @@ public final class Server: Sendable {
     return "Stopping: saved \(snapshot.savedKeyCount) of \(snapshot.keyCount) keys"
   }
 
-  /// Answers a client on whichever loop that has been waiting for a snapshot.
-  func finishWaiting(_ client: Int, on worker: Int, _ isSilent: Bool, _ hasFailed: Bool) {
+  /// Answers a client on whichever loop that has been waiting.
+  func finishWaiting(
+    _ client: Int, on worker: Int, _ isSilent: Bool,
+    _ write: @escaping @Sendable (inout ReplyWriter) -> Void
+  ) {
     self.worker(worker)?.post { worker in
       if isSilent { return worker.finishWaiting(client, nil) }
-      worker.finishWaiting(client) { reply in
-        if hasFailed { reply.error(Array("ERR".utf8)) } else { reply.ok() }
-      }
+      worker.finishWaiting(client, write)
     }
   }
 
@@ -520,6 +534,7 @@ public final class Server: Sendable {
       for worker in state.workers { worker.post { $0.apply(new) } }
     }
     listenAsSet()
+    workers.first?.post { $0.server.appendOnly.settingsDidChange(on: $0.server) }
   }
 
   /// Has the store tell of expiry and eviction if the settings want it told. By the first loop, for
@@ -592,6 +607,28 @@ public final class Server: Sendable {
   private func worker(_ index: Int) -> Worker? {
     state.withLock { index < $0.workers.count ? $0.workers[index] : nil }
   }
+
+  // MARK: Loading
+
+  /// Whether keys are being read from files.
+  var isLoading: Bool { saving.isLoading || appendOnly.isLoading }
+
+  /// How far that has come; nil when it is over.
+  var loadProgress: (read: Int, total: Int, keys: Int, began: Int)? {
+    saving.loadProgress ?? appendOnly.loadProgress
+  }
+
+  /// A worker whose loop does not turn, by which commands are repeated; ended by `end`.
+  func makeLoadingWorker() throws(NetworkError) -> Worker {
+    var settings = settings
+    // What fitted once is not evicted now, and nobody hears of it.
+    settings.maxMemory = Settings.MemoryLimit()
+    settings.keyspaceEvents = []
+    return try Worker(
+      index: 0, of: 1, server: self, settings: settings, commandCount: commandNames.count)
+  }
+
+  func end(_ worker: Worker) { Self.abandon([worker]) }
 
   // MARK: What INFO asks
 

@@ -37,7 +37,7 @@ final class Supervision {
     if manager.watchdogMilliseconds > 0, now - lastSignAt >= manager.watchdogMilliseconds / 3 {
       signOfLife(now)
     }
-    if let progress = server.saving.loadProgress {
+    if let progress = server.loadProgress {
       let percent = progress.read * 100 / max(1, progress.total)
       manager.isBusy("Loading: \(percent) % of \(progress.total) bytes, \(progress.keys) keys")
       return

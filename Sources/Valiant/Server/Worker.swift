@@ -1,11 +1,12 @@
 import Glibc
+import Synchronization
 
 /// One event loop of a server with its clients: adopts connections, and lets them go.
 ///
 /// Belongs to its loop's thread, but for what is marked as free to all.
 final class Worker: @unchecked Sendable {
-  // SAFETY of @unchecked Sendable: other threads use `index`, `statistics`, `post` and the atomic
-  // count of `statistics` only; everything else is touched by messages that run on the loop.
+  // SAFETY of @unchecked Sendable: other threads use `index`, `statistics`, `post` and atomic counts
+  // only; everything else is touched by messages that run on the loop.
   let index: Int
   let loop: EventLoop
   let statistics: Statistics
@@ -32,6 +33,13 @@ final class Worker: @unchecked Sendable {
   private(set) var gate = Gate()
   private var pauseTimer: Timer?
   private var hasSavingFailed = false
+  private var logFailure: String?
+  /// Whether replies behind changes are sent when those are on the disk, and the clients that wait.
+  private var withholdsReplies = false
+  private let withheldCount = Atomic<Int>(0)
+  /// Whether a client has changed keys since the loop last waited.
+  private var hasAppended = false
+  private var withheld: [(client: Int, connection: Connection, position: Int)] = []
   private let subscribers = Subscribers()
   /// For what this loop does to the store by itself.
   private let memory: StorageContext
@@ -61,7 +69,7 @@ final class Worker: @unchecked Sendable {
     statistics = Statistics(commandCount: commandCount)
     memory.listener = { [events] in events.add(change: $0, $1, database: $2) }
     events.wanted = settings.keyspaceEvents.effective
-    gate.isLoading = server.saving.isLoading
+    gate.isLoading = server.isLoading
   }
 
   deinit { memory.free() }
@@ -82,6 +90,9 @@ final class Worker: @unchecked Sendable {
   }
 
   // MARK: For any thread
+
+  /// Whether clients wait for changes to be on the disk.
+  var isWithholding: Bool { withheldCount.load(ordering: .sequentiallyConsistent) > 0 }
 
   /// Grows as long as the loop turns.
   var turns: Int { ticks.value }
@@ -195,6 +206,10 @@ final class Worker: @unchecked Sendable {
     trackers?.end(client)
     recipients[client.id] = nil
     addressees.removeAll { $0.client.id == client.id }
+    if !withheld.isEmpty {
+      withheld.removeAll { $0.client == client.id }
+      withheldCount.store(withheld.count, ordering: .sequentiallyConsistent)
+    }
     server.clients.remove(client)
     server.didLeave(self)
   }
@@ -299,12 +314,18 @@ final class Worker: @unchecked Sendable {
 
   /// Sends what has come for this loop's subscribers from all who have published in one turn.
   private func flushMessages() {
-    // One that has been held up may go on now, and publish something itself.
-    var all: [Subscribers.Subscriber] = []
-    swap(&all, &addressees)
-    for subscriber in all where !subscriber.connection.isClosing {
-      subscriber.connection.flush()
-      didEnqueue(subscriber)
+    // One that has been held up may go on now, and publish something itself, or change keys.
+    while hasAppended || !addressees.isEmpty {
+      if hasAppended {
+        hasAppended = false
+        release(upTo: server.appendOnly.commit())
+      }
+      var all: [Subscribers.Subscriber] = []
+      swap(&all, &addressees)
+      for subscriber in all where !subscriber.connection.isClosing {
+        subscriber.connection.flush()
+        didEnqueue(subscriber)
+      }
     }
   }
 
@@ -393,10 +414,16 @@ final class Worker: @unchecked Sendable {
     }
     showGate()
     // A pause never becomes less strict: nobody goes on.
-    if new != nil { return }
+    if new == nil { letGoOn() }
+  }
+
+  /// Has those go on that have been held up, unless something else does it.
+  private func letGoOn() {
     forEachClient { client, connection in
       // One that has been held up may begin another pause.
-      if gate.pause == nil, !client.flags.contains(.waiting) { connection.resume() }
+      if gate.pause == nil, !gate.isBehind, !client.flags.contains(.waiting) {
+        connection.resume()
+      }
     }
   }
 
@@ -414,9 +441,29 @@ final class Worker: @unchecked Sendable {
     closeForWrites()
   }
 
+  /// Says why the append log cannot be written; nil when it can.
+  func setLogFailure(_ why: String?) {
+    logFailure = why
+    closeForWrites()
+  }
+
+  /// Begins or ends a time in which changes wait for the disk.
+  func setBehind(_ isBehind: Bool) {
+    if gate.isBehind == isBehind { return }
+    gate.isBehind = isBehind
+    showGate()
+    if !isBehind { letGoOn() }
+  }
+
   private func closeForWrites() {
-    gate.refusesWrites =
-      hasSavingFailed && settings.refusesWritesUnsaved && !settings.saveRules.isEmpty
+    gate.refusal =
+      if let logFailure {
+        .log(logFailure)
+      } else if hasSavingFailed, settings.refusesWritesUnsaved, !settings.saveRules.isEmpty {
+        .snapshot
+      } else {
+        nil
+      }
     showGate()
   }
 
@@ -446,6 +493,39 @@ final class Worker: @unchecked Sendable {
     connection.resume()
   }
 
+  // MARK: Replies behind changes
+
+  /// Says whether replies wait until what they tell of is on the disk.
+  func setWithholding(_ isOn: Bool) {
+    withholdsReplies = isOn
+    if !isOn { release(upTo: Int.max) }
+  }
+
+  /// A client has changed keys. Takes over its replies if they have to wait.
+  func didAppend(_ connection: Connection, _ client: Client, _ output: inout OutputBuffer) {
+    hasAppended = true
+    loop.callBeforeWaiting()
+    if !withholdsReplies || output.isEmpty { return }
+    let isFirst = !connection.isWithheld
+    connection.withhold(&output)
+    if !isFirst { return }
+    withheld.append((client.id, connection, server.appendOnly.changes.end))
+    // Whoever reads that behind the position he has reached sees it, or this loop sees the position.
+    withheldCount.store(withheld.count, ordering: .sequentiallyConsistent)
+  }
+
+  /// Sends the replies behind changes that are on the disk, and lets their clients go on.
+  func release(upTo position: Int) {
+    var count = 0
+    while count < withheld.count, withheld[count].position <= position { count += 1 }
+    if count == 0 { return }
+    let released = withheld[..<count]
+    withheld.removeFirst(count)
+    withheldCount.store(withheld.count, ordering: .sequentiallyConsistent)
+    // Those who go on may be withheld again.
+    for one in released { one.connection.release() }
+  }
+
   // MARK: Settings
 
   func apply(_ new: Settings) {
@@ -472,7 +552,11 @@ final class Worker: @unchecked Sendable {
     }
     beginSweep()
     if index == 0 {
-      if !isEvicting { evictExcess() }
+      if !isDraining {
+        server.appendOnly.check(
+          on: server, isWholeSecond: ticks.value % Self.ticksPerSecond == 0)
+      }
+      if !isEvicting, !gate.isLoading { evictExcess() }
       limitHeld()
       SharedBlock.freeUnneeded()
       server.store.limitReadKeys(to: settings.trackedKeysMax)
@@ -527,7 +611,7 @@ final class Worker: @unchecked Sendable {
   /// Removes expired keys. While keys expire this is done two hundred times a second: those that lie
   /// for that long are few.
   private func beginSweep() {
-    if isSweeping || isDraining || !server.isSweeping { return }
+    if isSweeping || isDraining || gate.isLoading || !server.isSweeping { return }
     if sweep.removedCount > removedAtSweep {
       fruitlessSweeps = 0
       if sweepTimer == nil {

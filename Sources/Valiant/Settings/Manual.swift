@@ -62,7 +62,7 @@ enum Manual {
       \(options.joined(separator: "\n"))
       \(paragraph("--config", argument: "FILE", "Read settings from FILE."))
       \(paragraph("--print", argument: "WHAT", "Print a piece of the documentation and end: \(names.joined(separator: ", "))."))
-      \(paragraph("--check", argument: "FILE", "Read a snapshot, such as Redis's dump.rdb, to its end, and say what is in it, or where it is damaged."))
+      \(paragraph("--check", argument: "FILE", "Read a snapshot, such as Redis's dump.rdb, or an append log (a file of it, its manifest or its folder) to its end, and say what is in it, or where it is damaged."))
       \(paragraph("--help", argument: "", "Print the flags with their defaults and end."))
       \(paragraph("--version", argument: "", "Print the version and end."))
       .SH SIGNALS
@@ -82,7 +82,7 @@ enum Manual {
       when an address is taken, the system refuses something, or --check finds damage.
       .TP
       .B 2
-      for a mistake in flags or configuration, or a damaged snapshot: starting again would not help.
+      for a mistake in flags or configuration, or a damaged snapshot or append log: starting again would not help.
       .SH ENVIRONMENT
       All of it is set by
       .BR systemd (1).
@@ -109,6 +109,9 @@ enum Manual {
       .TP
       .I /var/lib/valiant/dump.rdb
       The snapshot of valiant.service, which Redis reads, too.
+      .TP
+      .I /var/lib/valiant/appendonlydir
+      Its append log, when appendonly is yes; Redis 7 reads it, too.
       .TP
       .I /etc/valiant/valiant.conf
       Settings of the service valiant.service.

@@ -43,17 +43,36 @@ struct Setting: Sendable {
     case logLevel(any Property<LogLevel>)
     case outputLimits
     case events
-    case debugPermission
+    case choice(Choice)
     /// A number of bytes, or a part of something, which is known as a number of bytes.
     case memoryLimit(any Property<Settings.MemoryLimit>)
     /// The same, a part of `maxmemory`.
     case memoryShare(any Property<Settings.MemoryLimit>)
-    case evictionPolicy(any Property<EvictionPolicy>)
     /// The name of a file, without folders.
     case fileName(any Property<String>)
     case saveRules
     /// What this version can only do in one way; said where clients of Redis ask for it.
     case fixed(String)
+  }
+
+  /// One of several words.
+  struct Choice: Sendable {
+    let words: [String]
+    fileprivate let get: @Sendable (Settings) -> String
+    /// False for any other word.
+    fileprivate let set: @Sendable (inout Settings, String) -> Bool
+
+    init<Value: RawRepresentable<String> & CaseIterable & SendableMetatype>(
+      _ property: any Property<Value>
+    ) {
+      words = Value.allCases.map(\.rawValue)
+      get = { $0[keyPath: property].rawValue }
+      set = { settings, word in
+        guard let value = Value(rawValue: word) else { return false }
+        settings[keyPath: property] = value
+        return true
+      }
+    }
   }
 
   static let all: [Setting] = [
@@ -111,7 +130,7 @@ struct Setting: Sendable {
         "Most memory for keys and values; `NN%` is a part of the machine's or the control group's; 0 for no limit."
     ),
     Setting(
-      "maxmemory-policy", .evictionPolicy(\.evictionPolicy), change: .anyTime,
+      "maxmemory-policy", .choice(Setting.Choice(\.evictionPolicy)), change: .anyTime,
       summary: "What goes at maxmemory; for a cache `allkeys-adaptive` is the best choice."),
     Setting(
       "maxmemory-clients", .memoryShare(\.maxMemoryClients), change: .anyTime,
@@ -119,7 +138,7 @@ struct Setting: Sendable {
         "Most memory for the input and output of all clients; `NN%` is a part of maxmemory; clients with most are closed above it; 0 for no limit."
     ),
     Setting(
-      "enable-debug-command", .debugPermission, change: .atStart,
+      "enable-debug-command", .choice(Setting.Choice(\.debugCommand)), change: .atStart,
       summary: "Whether DEBUG is possible: `no`, `yes`, or `local` for clients of this machine."),
     Setting(
       "hll-sparse-max-bytes", .bytes(\.hyperLogLogSparseMaxBytes, 0...Int.max), change: .anyTime,
@@ -164,6 +183,41 @@ struct Setting: Sendable {
       summary:
         "Refuse commands that change keys while snapshots are wanted and cannot be written."),
     Setting(
+      "appendonly", .flag(\.appendsToLog), change: .anyTime,
+      summary:
+        "Whether every change of a key is written to an append log in `dir`, from which the keys are read at the start."
+    ),
+    Setting(
+      "appendfsync", .choice(Setting.Choice(\.syncPolicy)), change: .anyTime,
+      summary:
+        "When changes are forced onto the disk: `always`, before they are acknowledged; `everysec`, once a second; `no`, when the system thinks fit."
+    ),
+    Setting(
+      "appenddirname", .fileName(\.logFolder), change: .atStart,
+      summary: "Name of the append log's folder in `dir`."),
+    Setting(
+      "appendfilename", .fileName(\.logName), change: .atStart,
+      summary:
+        "With what the names of the append log's files begin; Redis reads them, and its are read."
+    ),
+    Setting(
+      "auto-aof-rewrite-percentage", .integer(\.logGrowthPercent, 0...1_000_000_000),
+      change: .anyTime,
+      summary:
+        "By how many percent the append log grows before it is written anew, without what has been overwritten; 0 for never."
+    ),
+    Setting(
+      "auto-aof-rewrite-min-size", .bytes(\.logRewriteMinBytes, 0...Int.max), change: .anyTime,
+      summary: "A smaller append log is not written anew by itself."),
+    Setting(
+      "aof-load-truncated", .flag(\.loadsTornLog), change: .anyTime,
+      summary:
+        "Whether to start with an append log whose end is missing, as after a crash; with `no` that is an error."
+    ),
+    Setting(
+      "aof-use-rdb-preamble", .fixed("yes"), change: .anyTime,
+      summary: "Whether the append log begins with a snapshot; always."),
+    Setting(
       "loglevel", .logLevel(\.logLevel), change: .anyTime,
       summary: "Least level that is logged: debug, verbose, notice or warning."),
     Setting(
@@ -172,9 +226,6 @@ struct Setting: Sendable {
     Setting(
       "cluster-enabled", .fixed("no"), change: .atStart,
       summary: "Whether it is a node of a cluster; this version is one server."),
-    Setting(
-      "appendonly", .fixed("no"), change: .anyTime,
-      summary: "Whether to keep an append log; this version keeps everything in memory only."),
   ]
 
   static func named(_ name: String) -> Setting? {
@@ -194,13 +245,11 @@ struct Setting: Sendable {
     case .text: "text"
     case .words: "words"
     case .logLevel: "one of \(LogLevel.allCases.map(\.name).joined(separator: ", "))"
-    case .debugPermission: "no, yes or local"
+    case .choice(let choice): "one of \(choice.words.joined(separator: ", "))"
     case .events: "some of the letters KEg$lshzxetdmn, A for g$lshzxetd"
     case .outputLimits: "CLASS HARD SOFT SECONDS"
     case .memoryLimit, .memoryShare:
       "bytes, with k, kb, m, mb, g or gb behind them, or a part from 1% to 100%"
-    case .evictionPolicy:
-      "one of \(EvictionPolicy.allCases.map(\.rawValue).joined(separator: ", "))"
     case .fileName: "the name of a file"
     case .saveRules: "SECONDS CHANGES"
     case .fixed(let only): "always \(only.isEmpty ? "\"\"" : only)"
@@ -222,7 +271,7 @@ struct Setting: Sendable {
     case .text(let property): settings[keyPath: property]
     case .words(let property): settings[keyPath: property].joined(separator: " ")
     case .logLevel(let property): settings[keyPath: property].name
-    case .debugPermission: settings.debugCommand.rawValue
+    case .choice(let choice): choice.get(settings)
     case .events: settings.keyspaceEvents.letters
     case .outputLimits:
       "normal \(Self.text(settings.outputLimit)) "
@@ -233,7 +282,6 @@ struct Setting: Sendable {
     case .memoryShare(let property):
       settings[keyPath: property].percent.map { "\($0)%" }
         ?? String(settings[keyPath: property].bytes)
-    case .evictionPolicy(let property): settings[keyPath: property].rawValue
     case .fileName(let property): settings[keyPath: property]
     case .saveRules:
       settings.saveRules.map { "\($0.seconds) \($0.changes)" }.joined(separator: " ")
@@ -288,11 +336,11 @@ struct Setting: Sendable {
         throw SettingError("argument(s) must be one of the following: \(names)")
       }
       settings[keyPath: property] = level
-    case .debugPermission:
-      guard let permission = Settings.DebugPermission(rawValue: text.lowercased()) else {
-        throw SettingError("argument(s) must be one of the following: no, yes, local")
+    case .choice(let choice):
+      guard choice.set(&settings, text.lowercased()) else {
+        let words = choice.words.joined(separator: ", ")
+        throw SettingError("argument(s) must be one of the following: \(words)")
       }
-      settings.debugCommand = permission
     case .events:
       guard let events = KeyspaceEvents(letters: text) else {
         throw SettingError("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")
@@ -301,12 +349,6 @@ struct Setting: Sendable {
     case .outputLimits: try Self.readOutputLimits(text, &settings)
     case .memoryLimit(let property), .memoryShare(let property):
       settings[keyPath: property] = try Self.memoryLimit(text)
-    case .evictionPolicy(let property):
-      guard let policy = EvictionPolicy(rawValue: text.lowercased()) else {
-        let names = EvictionPolicy.allCases.map(\.rawValue).joined(separator: ", ")
-        throw SettingError("argument(s) must be one of the following: \(names)")
-      }
-      settings[keyPath: property] = policy
     case .fileName(let property):
       guard !text.isEmpty, !text.contains("/") else {
         throw SettingError("\(name) can't be a path, just a filename")

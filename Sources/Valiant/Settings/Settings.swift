@@ -73,6 +73,20 @@ public struct Settings: Sendable, Equatable {
   public var checksumsSnapshots = true
   /// Whether keys cannot be changed as long as snapshots cannot be written.
   public var refusesWritesUnsaved = true
+  /// Whether changes are written to an append log in `directory`.
+  public var appendsToLog = false
+  /// When they are forced onto the disk.
+  var syncPolicy = SyncPolicy.everysec
+  /// Name of the append log's folder in `directory`.
+  public var logFolder = "appendonlydir"
+  /// With what the names of its files begin.
+  public var logName = "appendonly.aof"
+  /// By how many percent it grows before it is written anew; 0 for never.
+  public var logGrowthPercent = 100
+  /// Bytes that it has then at least.
+  public var logRewriteMinBytes = 64 << 20
+  /// Whether a log whose end is missing is taken for what there is of it.
+  public var loadsTornLog = true
   /// Events below this level are not logged.
   var logLevel = LogLevel.notice
   /// Whether anything is logged to standard error. The program logs; an embedded server need not.

@@ -18,10 +18,15 @@ struct ObservedKey: Hashable, Sendable {
 enum KeyChange: Sendable {
   /// A command has set, changed or removed it.
   case commanded
+  /// A command has given it another time to live, and nothing else.
+  case timed
   /// Its time to live was over.
   case expired
   /// It had to make room.
   case evicted
+
+  /// Whether a command has done it.
+  var isCommanded: Bool { self == .commanded || self == .timed }
 }
 
 /// Who is told when keys change: the single place through which all changes of a store pass.
@@ -33,7 +38,7 @@ enum KeyChange: Sendable {
 ///
 /// Invariant: `state` is initialised from `init` to `free`, and its `tables` has as many places as
 /// the store has shards. The table of a shard is touched only by who holds the shard's lock; the
-/// moment is changed by who holds all of them, and read by who holds one.
+/// moment and where changes go are changed by who holds all of them, and read by who holds one.
 @safe struct KeyObservers: Sendable {
   @safe private struct State: ~Copyable {
     let tables: UnsafeMutablePointer<Table?>
@@ -47,6 +52,8 @@ enum KeyChange: Sendable {
     let hasAudience = Atomic<Bool>(false)
     /// What takes keys that are about to change, as long as a snapshot is written.
     var moment: Moment?
+    /// What takes changes, as long as somebody writes them down.
+    var changes: ChangeQueue?
   }
 
   /// Loops with clients that have copies of keys.
@@ -300,6 +307,12 @@ enum KeyChange: Sendable {
     unsafe state.pointee.moment?.preserve(entry, database: database)
   }
 
+  /// Where changes are added that somebody writes down. To be changed under the locks of all shards.
+  var changes: ChangeQueue? {
+    get { unsafe state.pointee.changes }
+    nonmutating set { unsafe state.pointee.changes = newValue }
+  }
+
   // MARK: Changes, under the same lock
 
   /// Tells of a change of one key.
@@ -346,8 +359,10 @@ enum KeyChange: Sendable {
     static let prefix = Kinds(rawValue: 8)
     /// A snapshot has not got all of its keys yet.
     static let saver = Kinds(rawValue: 16)
+    /// Somebody writes changes down.
+    static let log = Kinds(rawValue: 32)
     /// Those that hold for all keyspaces of a store.
-    static let storeWide: Kinds = [.listener, .prefix]
+    static let storeWide: Kinds = [.listener, .prefix, .log]
     /// Those that are told by `KeyObservers.note`.
     static let noted: Kinds = [.watcher, .reader, .prefix]
   }

@@ -70,7 +70,7 @@ struct Keyspace: ~Copyable {
     _ change: KeyChange, _ key: Bytes, _ hash: UInt64, _ memory: StorageContext
   ) {
     if !observers.isDisjoint(with: .noted) {
-      let author = change == .commanded ? memory.author : 0
+      let author = change.isCommanded ? memory.author : 0
       let isUnread = memory.observers.note(
         key, hash: hash, database: Int(database), author: author)
       if isUnread { observers.remove(.reader) }
@@ -81,8 +81,22 @@ struct Keyspace: ~Copyable {
     {
       preserve(position.entry, memory)
     }
-    if observers.contains(.listener), change != .commanded {
+    if observers.contains(.listener), !change.isCommanded {
       memory.listener?(change, key, Int(database))
+    }
+    if observers.contains(.log) { log(change, key, hash, memory) }
+  }
+
+  private func log(
+    _ change: KeyChange, _ key: Bytes, _ hash: UInt64, _ memory: StorageContext
+  ) {
+    if change.isCommanded {
+      // Without a recorder the caller says what has become of the key.
+      guard let recorder = memory.recorder else { return }
+      recorder.note(key, hash: hash, database: Int(database), isTimed: change == .timed)
+      memory.hasChanges = true
+    } else {
+      memory.observers.changes?.appendRemoval(of: key, database: Int(database))
     }
   }
 
@@ -363,7 +377,7 @@ struct Keyspace: ~Copyable {
     _ memory: StorageContext
   ) -> Bool? {
     guard let entry = find(key, hash: hash, now: now, memory) else { return false }
-    note(.commanded, key, hash: hash, memory)
+    note(.timed, key, hash: hash, memory)
     if entry.isLong {
       return setDeadline(deadline, ofLong: key, hash: hash, now: now, memory) ? true : nil
     }

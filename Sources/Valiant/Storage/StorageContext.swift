@@ -3,8 +3,8 @@
 /// One pointer, so that it is handed down in a register: passing its parts would cost a GET twenty
 /// instructions.
 ///
-/// Invariant: `state` is initialised from `init` or `copy` to `end` or `free`. `access`, `listener`
-/// and `author` are written by one thread, to which the copy belongs; the rest never changes.
+/// Invariant: `state` is initialised from `init` or `copy` to `end` or `free`. `access`, `listener`,
+/// `author`, `recorder` and `hasChanges` are written by one thread, to which the copy belongs; the rest never changes.
 @safe struct StorageContext: Sendable {
   private struct State {
     let hashing: SipHash
@@ -15,6 +15,8 @@
     var access: AccessTracking
     var listener: RemovalListener?
     var author = 0
+    var recorder: ChangeRecorder?
+    var hasChanges = false
   }
 
   /// Hears of keys that go by themselves, under the lock of their shard.
@@ -49,6 +51,19 @@
   var author: Int {
     get { unsafe state.pointee.author }
     nonmutating set { unsafe state.pointee.author = newValue }
+  }
+
+  /// What records changes that are made by this copy, while somebody writes them down.
+  var recorder: ChangeRecorder? {
+    get { unsafe state.pointee.recorder }
+    nonmutating set { unsafe state.pointee.recorder = newValue }
+  }
+
+  /// Whether keys have been changed that `recorder` has not recorded.
+  @inline(__always)
+  var hasChanges: Bool {
+    get { unsafe state.pointee.hasChanges }
+    nonmutating set { unsafe state.pointee.hasChanges = newValue }
   }
 
   /// Ends a copy.

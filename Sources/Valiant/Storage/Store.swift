@@ -94,7 +94,7 @@ import Synchronization
       return true
     }
     if value.count <= LongValue.shortMax {
-      return withKey(key, database) { keyspace, key, hash in
+      return changeKey(key, database) { keyspace, key, hash in
         value.withBytes {
           keyspace.set(key, hash: hash, to: $0, deadline: deadline, now: .now, memory)
         }
@@ -103,7 +103,7 @@ import Synchronization
     // Copied before the lock is taken.
     let copy = value.withBytes { LongValue(copying: $0, keyCount: key.count, memory.pool) }
     guard let copy else { return false }
-    return withKey(key, database) { keyspace, key, hash in
+    return changeKey(key, database) { keyspace, key, hash in
       keyspace.set(key, hash: hash, to: copy, deadline: deadline, now: .now, memory)
     }
   }
@@ -113,7 +113,7 @@ import Synchronization
   /// - Returns: Whether it was there.
   @discardableResult
   public func delete(_ key: [UInt8], database: Int = 0) -> Bool {
-    withKey(key, database) { keyspace, key, hash in
+    changeKey(key, database) { keyspace, key, hash in
       keyspace.remove(key, hash: hash, now: .now, memory)
     }
   }
@@ -133,7 +133,7 @@ import Synchronization
   @discardableResult
   public func expire(_ key: [UInt8], in duration: Duration?, database: Int = 0) -> Bool {
     if let duration, duration <= .zero { return delete(key, database: database) }
-    return withKey(key, database) { keyspace, key, hash in
+    return changeKey(key, database) { keyspace, key, hash in
       keyspace.setDeadline(
         duration.map(Self.deadline), of: key, hash: hash, now: .now, memory) ?? false
     }
@@ -406,6 +406,11 @@ import Synchronization
   ) -> RemovedKeyspaces {
     let removed = RemovedKeyspaces(of: self)
     if !isLocked { lockAll() }
+    log(by: context ?? memory, isLocked: isLocked, database: databases.lowerBound) { output in
+      let isAll = databases.count == Self.databaseCount
+      output.bytes.append(
+        literal: isAll ? "*1\r\n$8\r\nFLUSHALL\r\n" : "*1\r\n$7\r\nFLUSHDB\r\n")
+    }
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       for database in databases {
@@ -426,6 +431,11 @@ import Synchronization
   func swap(_ first: Int, _ second: Int, isLocked: Bool, by context: StorageContext) {
     if first == second { return }
     if !isLocked { lockAll() }
+    log(by: context, isLocked: isLocked, database: first) { output in
+      output.bytes.append(literal: "*3\r\n$6\r\nSWAPDB\r\n")
+      output.bytes.append(bulkNumber: first)
+      output.bytes.append(bulkNumber: second)
+    }
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       if shard.keyspaceIfUsed(first) == nil, shard.keyspaceIfUsed(second) == nil { continue }
@@ -434,6 +444,49 @@ import Synchronization
       both[0].swap(with: both[1])
     }
     memory.observers.noteEverything(in: shards)
+    if !isLocked { unlockAll() }
+  }
+
+  /// Has a command written down that is about to change many keys. Under the locks of all shards.
+  ///
+  /// - Parameter isLocked: Whether the caller holds them, for it is not the only command of its kind.
+  private func log(
+    by context: StorageContext, isLocked: Bool, database: Int,
+    _ write: (inout OutputBuffer) -> Void
+  ) {
+    guard let changes = memory.observers.changes else { return }
+    var record = OutputBuffer()
+    write(&record)
+    // Whoever waits for changes to be on the disk waits for this one, too.
+    if context.recorder != nil { context.hasChanges = true }
+    if isLocked, let recorder = context.recorder {
+      recorder.record(&record, database: database)
+    } else {
+      changes.append(&record, first: database, last: database)
+    }
+  }
+
+  // MARK: Who writes changes down
+
+  /// Has all changes added to a queue from now on, or to none any more.
+  ///
+  /// O(shards).
+  ///
+  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
+  func setChangeQueue(_ queue: ChangeQueue?, isLocked: Bool) {
+    if !isLocked { lockAll() }
+    memory.observers.changes = queue
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      for database in 0..<Self.databaseCount {
+        guard let keyspace = shard.keyspaceIfUsed(database) else { break }
+        if queue == nil {
+          keyspace.removeObserver(.log)
+        } else {
+          keyspace.insertObserver(.log)
+        }
+      }
+    }
     if !isLocked { unlockAll() }
   }
 
@@ -545,6 +598,25 @@ import Synchronization
     let (sum, carry) = (overflow ? Int.max : milliseconds).addingReportingOverflow(fraction)
     let (moment, late) = Timestamp.now.milliseconds.addingReportingOverflow(carry ? Int.max : sum)
     return Timestamp(milliseconds: late ? Int.max : moment)
+  }
+
+  /// The same for a `body` that changes the key.
+  private func changeKey<Result>(
+    _ key: [UInt8], _ database: Int, _ body: (KeyspaceReference, Bytes, UInt64) -> Result
+  ) -> Result {
+    withKey(key, database) { keyspace, bytes, hash in
+      let result = body(keyspace, bytes, hash)
+      if keyspace.observers.contains(.log), let changes = memory.observers.changes {
+        // The bytes of the key may have gone into the store with a long value.
+        key.withBytes { key in
+          var record = OutputBuffer()
+          let entry = keyspace.find(key, hash: hash, now: .never, memory)
+          ChangeRecord.state(of: key, entry, &record)
+          changes.append(&record, first: database, last: database)
+        }
+      }
+      return result
+    }
   }
 
   /// Calls `body` with the keyspace of `key`, under its shard's lock.

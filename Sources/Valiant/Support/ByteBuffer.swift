@@ -194,6 +194,13 @@ import Glibc
     return zeros
   }
 
+  /// Puts other bytes in the place of the first ones.
+  mutating func replaceFirst(with other: Bytes) {
+    precondition(other.count <= count, "more bytes than there are")
+    // SAFETY: just checked; a view of other memory.
+    unsafe copyBytes(base, other.pointer, other.count)
+  }
+
   /// Counts `written` bytes that were put into the free space.
   mutating func didAppend(_ written: Int) {
     precondition(written >= 0 && written <= capacity - count, "more bytes than there was room")

@@ -18,6 +18,11 @@ final class InputFile {
 
   deinit { close(descriptor) }
 
+  /// Goes on reading `offset` bytes behind the beginning.
+  func seek(to offset: Int) throws(FileError) {
+    if offset > 0, lseek(descriptor, offset, SEEK_SET) < 0 { throw FileError("read", path) }
+  }
+
   /// Puts the next `count` bytes, or those that there are, behind what is in `buffer`.
   ///
   /// - Returns: How many; 0 at the end.

@@ -92,6 +92,19 @@
     return pieces
   }
 
+  /// Calls `body` with all pieces, in order, of a buffer of which nothing was sent.
+  func forEachPiece<Failure: Error>(_ body: (Bytes) throws(Failure) -> Void) throws(Failure) {
+    var position = 0
+    for attachment in attachments {
+      try body(bytes.bytes[position..<attachment.place])
+      // SAFETY: the attachment lies in its block.
+      try unsafe body(
+        Bytes(base: attachment.block.payload + attachment.offset, count: attachment.count))
+      position = attachment.place
+    }
+    try body(bytes.bytes.dropFirst(position))
+  }
+
   /// Takes off what was sent.
   mutating func removeFirst(_ sent: Int) {
     precondition(sent >= 0 && sent <= count, "more was sent than there was")

@@ -9,7 +9,7 @@ import Glibc
 final class OutputFile {
   /// What may fail.
   enum Step: CaseIterable, Sendable {
-    case open, write, synchronize, rename, synchronizeFolder
+    case open, write, synchronize, rename, synchronizeFolder, cut
   }
 
   /// Has steps fail: the number of an error for one that is to, else 0. For tests.
@@ -102,7 +102,7 @@ final class OutputFile {
 }
 
 /// Writes the names in the folder of a file to the disk.
-private func synchronizeFolder(of path: String) throws(FileError) {
+func synchronizeFolder(of path: String) throws(FileError) {
   let slash = path.lastIndex(of: "/")
   let folder = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
   let descriptor = unsafe open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)

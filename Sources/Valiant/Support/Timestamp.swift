@@ -13,6 +13,9 @@ struct Timestamp: Comparable, Sendable {
     left.milliseconds < right.milliseconds
   }
 
+  /// Earlier than any deadline: nothing has expired.
+  static let never = Timestamp(milliseconds: Int.min)
+
   static var now: Timestamp { Timestamp(milliseconds: Clock.steadyNanoseconds / 1_000_000) }
 
   /// The moment of a time of day, milliseconds since 1970, by the clock as it stands now.

@@ -147,7 +147,10 @@ import Testing
     #expect(server.send(["CONFIG", "SET", "save", ""]) == "+OK\r\n")
     #expect(
       server.send("CONFIG SET appendonly yes").hasSuffix(
-        "only 'no' is possible in this version\r\n"))
+        "there is no directory to write to: dir is empty\r\n"))
+    #expect(
+      server.send("CONFIG SET aof-use-rdb-preamble no").hasSuffix(
+        "only 'yes' is possible in this version\r\n"))
     let bytes = Array("*4\r\n$6\r\nCONFIG\r\n$3\r\nSET\r\n$11\r\nrequirepass\r\n$2\r\n".utf8)
     #expect(
       text(server.connect().exchangeBytes(bytes + [0xff, 0xfe, 13, 10])).hasSuffix(

@@ -107,7 +107,7 @@ import Testing
     store.checkInvariants()
     #expect(contents(store) == expected)
     #expect(contents(try load(threads: threads)) == expected)
-    #expect(try SnapshotCheck.run(path).contains("checksum: right"))
+    #expect(try FileCheck.run(path).contains("checksum: right"))
     // What was there is replaced.
     store.removeAll()
     store.removeAll(database: 1)
@@ -162,7 +162,7 @@ import Testing
 
   @Test(
     "whatever fails, the old snapshot stays, and the next one succeeds",
-    arguments: OutputFile.Step.allCases)
+    arguments: OutputFile.Step.allCases.filter { $0 != .cut })
   func faults(step: OutputFile.Step) throws {
     defer { remove() }
     let store = Store()
@@ -208,7 +208,7 @@ import Testing
     store.set("stays", to: "3")
     usleep(5000)
     try store.save(to: path)
-    #expect(try SnapshotCheck.run(path).contains("database 0: 2 keys, 1 with a time to live"))
+    #expect(try FileCheck.run(path).contains("database 0: 2 keys, 1 with a time to live"))
     usleep(400_000)
     let read = try load()
     #expect(read.count() == 1 && read.get("stays") == "3")

@@ -63,7 +63,11 @@ private func settings(_ lines: String) throws -> Settings {
       ("dbfilename a/b", "dbfilename 'a/b': dbfilename can't be a path, just a filename"),
       ("save 1", "save '1': Invalid save parameters"),
       ("save 0 1", "save '0 1': Invalid save parameters"),
-      ("appendonly yes", "appendonly 'yes': only 'no' is possible in this version"),
+      ("cluster-enabled yes", "cluster-enabled 'yes': only 'no' is possible in this version"),
+      (
+        "appendfsync sometimes",
+        "appendfsync 'sometimes': argument(s) must be one of the following: always, everysec, no"
+      ),
       (
         "unixsocketperm 999",
         "unixsocketperm '999': argument must be octal digits between 0 and 777"
@@ -120,8 +124,8 @@ private func settings(_ lines: String) throws -> Settings {
     case .fileName: "other.rdb"
     case .saveRules: "7 8 9 10"
     case .memoryLimit, .memoryShare: "17%"
-    case .evictionPolicy: "allkeys-lfu"
-    case .permissions, .words, .debugPermission, .fixed: nil
+    case .choice(let choice): choice.words.last
+    case .permissions, .words, .fixed: nil
     }
   }
 

@@ -1,0 +1,749 @@
+import Glibc
+import Synchronization
+
+/// Repeats the commands of an append log; the layer above knows commands.
+protocol LogReplaying: AnyObject {
+  /// Commands that have been repeated.
+  var commandCount: Int { get }
+  /// Where a transaction begins in the file whose end has not come yet.
+  var openTransaction: Int? { get }
+
+  /// - Parameter offset: Where the commands begin in the file.
+  func run(_ commands: Bytes, at offset: Int) throws(ReplayFailure)
+  /// Ends it; no other method may be called any more.
+  func end()
+}
+
+/// Why a command of an append log cannot be repeated.
+struct ReplayFailure: Error {
+  /// Where it begins in the file.
+  let offset: Int
+  let text: String
+}
+
+/// Whether and how a server writes down what becomes of its keys, and reads that again.
+///
+/// May be used from any thread.
+final class AppendOnly: Sendable {
+  /// What has become of keys, until it is written.
+  let changes = ChangeQueue()
+  private let state = Guarded(State())
+  private let log: Log
+  private let makeReplayer: MakeReplayer
+  private let loadedBytes = Atomic<Int>(0)
+  private let cancelled = Atomic<Bool>(false)
+
+  typealias MakeReplayer = @Sendable (Server, Worker) -> any LogReplaying
+
+  private struct State {
+    var place: AppendLog.Place?
+    var writer: AppendLog?
+    /// What is to be loaded, until it is.
+    var load: Load?
+    var snapshotLoad: SnapshotLoad?
+    var isRewriting = false
+    var snapshot: Snapshot?
+    var report = Report()
+    var waiting: [Waiting] = []
+    var isWithholding = false
+    var isBehind = false
+    /// When the next attempt is due to begin the log, or to write it anew.
+    var retryAt = 0
+  }
+
+  /// Files that are to be loaded.
+  private struct Load {
+    let manifest: LogManifest
+    let paths: [String]
+    let byteCount: Int
+    let began: Int
+    var keys = 0
+  }
+
+  /// A client that waits for changes to be on the disk.
+  private struct Waiting {
+    let worker: Int
+    let client: Int
+    let isSilent: Bool
+    let position: Int
+    /// Whether it waits for more than there is to be had.
+    let isHopeless: Bool
+    /// In milliseconds of the steady clock; nil for never.
+    let deadline: Int?
+  }
+
+  /// How rewriting went, as INFO tells it.
+  struct Report: Sendable {
+    var isLastRewriteGood = true
+    /// Seconds, -1 for none.
+    var lastRewriteSeconds = -1
+    var rewriteCount = 0
+    var failuresInRow = 0
+    /// When the one began that is under way, in milliseconds of the steady clock.
+    var rewriteBegan: Int?
+    var lastWaitingBytes = 0
+    var delayedCount = 0
+  }
+
+  private static let retryMilliseconds = 5000
+  /// Age of what has not been written above which changes wait, and how much of it there may be.
+  private static let behindMilliseconds = 2000
+  private static let behindBytes = 64 << 20
+
+  init(log: Log, makeReplayer: @escaping MakeReplayer) {
+    self.log = log
+    self.makeReplayer = makeReplayer
+  }
+
+  private var writer: AppendLog? { state.withLock { $0.writer } }
+
+  // MARK: Starting
+
+  /// Looks for files to be loaded.
+  ///
+  /// - Throws: Why the server must not start.
+  func open(_ settings: Settings, into store: Store) throws(Server.StartFailure) {
+    cancelled.store(false, ordering: .relaxed)
+    if settings.directory.isEmpty {
+      if !settings.appendsToLog { return }
+      throw Server.StartFailure(
+        isMisconfiguration: true, description: "appendonly needs a directory: dir is empty")
+    }
+    let place = AppendLog.Place(
+      folder: "\(settings.directory)/\(settings.logFolder)", name: settings.logName)
+    state.withLock { $0.place = place }
+    guard settings.appendsToLog else { return }
+    if store.census().keys > 0 {
+      return log.notice("\(place.folder) is not loaded: there are keys already")
+    }
+    do throws(LogError) {
+      guard let manifest = try Self.manifest(at: place, settings) else { return }
+      let files = (manifest.base.map { [$0] } ?? []) + manifest.increments
+      var byteCount = 0
+      for file in files {
+        guard let size = fileSize(place.path(file.name)) else {
+          throw LogError("\(place.manifestPath) names \(file.name), which is not there")
+        }
+        byteCount += size
+      }
+      let load = Load(
+        manifest: manifest, paths: files.map { place.path($0.name) }, byteCount: byteCount,
+        began: Clock.wallMilliseconds)
+      state.withLock { $0.load = load }
+    } catch {
+      throw Self.failure(error)
+    }
+  }
+
+  /// The files that there are; nil for none. A log of one file, as Redis before 7 has it, becomes the
+  /// base of one.
+  private static func manifest(
+    at place: AppendLog.Place, _ settings: Settings
+  ) throws(LogError) -> LogManifest? {
+    do throws(FileError) {
+      if isMissing(place.manifestPath) {
+        let old = "\(settings.directory)/\(settings.logName)"
+        if isMissing(old) { return nil }
+        try makeFolder(place.folder)
+        var manifest = LogManifest()
+        manifest.base = LogManifest.File(name: settings.logName, sequence: 1)
+        try AppendLog.write(manifest, at: place)
+        if unsafe rename(old, place.path(settings.logName)) != 0 { throw FileError("move", old) }
+        return manifest
+      }
+      let file = try InputFile(place.manifestPath)
+      var text = ByteBuffer()
+      while try file.read(64 * 1024, into: &text) > 0 {}
+      do throws(LogError) {
+        return try LogManifest(text.bytes.text)
+      } catch {
+        throw FileError(number: EINVAL, "\(place.manifestPath): \(error)")
+      }
+    } catch {
+      throw LogError(error.description)
+    }
+  }
+
+  /// Why there can be no log where the settings want one; nil when there can, or need not.
+  func refusal(of settings: Settings, on server: Server) -> String? {
+    guard settings.appendsToLog else { return nil }
+    if settings.directory.isEmpty { return "there is no directory to write to: dir is empty" }
+    do throws(FileError) {
+      try server.saving.takeFolder(settings)
+      return nil
+    } catch {
+      return error.description
+    }
+  }
+
+  private static func makeFolder(_ path: String) throws(FileError) {
+    if unsafe mkdir(path, 0o750) != 0, errno != EEXIST { throw FileError("create", path) }
+    try synchronizeFolder(of: path)
+  }
+
+  private static func failure(_ error: LogError) -> Server.StartFailure {
+    Server.StartFailure(isMisconfiguration: true, description: "\(error)")
+  }
+
+  var isLoading: Bool { state.withLock { $0.load != nil } }
+
+  /// How far loading has come; nil when that is over.
+  var loadProgress: (read: Int, total: Int, keys: Int, began: Int)? {
+    state.withLock { state in
+      guard let load = state.load else { return nil }
+      return (
+        loadedBytes.load(ordering: .relaxed), load.byteCount, load.keys, load.began / 1000
+      )
+    }
+  }
+
+  /// Reads the files that were found, and begins to write, if the settings say so. Nobody changes keys
+  /// meanwhile.
+  ///
+  /// - Throws: Why the server must not go on.
+  func load(on server: Server) throws(Server.StartFailure) {
+    let settings = server.settings
+    guard settings.appendsToLog, let place = state.withLock({ $0.place }) else { return }
+    do throws(LogError) {
+      if let load = state.withLock({ $0.load }) {
+        try self.load(load, at: place, on: server)
+      } else {
+        try beginLog(at: place, on: server)
+      }
+    } catch {
+      if cancelled.load(ordering: .relaxed) { return }
+      throw Self.failure(error)
+    }
+    let changes = server.store.census().changes
+    server.saving.didLoad(changes: changes)
+    state.withLock { $0.load = nil }
+  }
+
+  private func load(
+    _ load: Load, at place: AppendLog.Place, on server: Server
+  ) throws(LogError) {
+    let began = Clock.steadyMilliseconds
+    let settings = server.settings
+    var isBase = load.manifest.base != nil
+    var sizes = (base: 0, others: 0)
+    var count = 0
+    var commands = 0
+    for (index, path) in load.paths.enumerated() {
+      let isLast = index == load.paths.count - 1
+      let before = loadedBytes.load(ordering: .relaxed)
+      var offset = 0
+      if isBase, try Self.isSnapshot(path) { offset = try loadSnapshot(path, on: server) }
+      let size = fileSize(path) ?? 0
+      count = size
+      if offset < size || !isBase {
+        let replayed = try replay(
+          path, from: offset, isLast: isLast && settings.loadsTornLog, before, on: server)
+        count = replayed.count
+        commands += replayed.commands
+      }
+      if isBase { sizes.base = size } else if !isLast { sizes.others += size }
+      isBase = false
+    }
+    let isLastBase = load.manifest.increments.isEmpty
+    do throws(FileError) {
+      if isLastBase, let path = load.paths.last, count < fileSize(path) ?? 0 {
+        // Nothing is written behind a base.
+        _ = try AppendFile(path, count: count)
+      }
+      let writer = try AppendLog(
+        changes, at: place, policy: settings.syncPolicy, manifest: load.manifest, count: count,
+        sizes: sizes, listener: listener(on: server))
+      server.store.setChangeQueue(changes, isLocked: false)
+      try start(writer, on: server)
+    } catch {
+      throw LogError(error.description)
+    }
+    let elapsed = Clock.steadyMilliseconds - began
+    log.notice(
+      "loaded the append log, \(server.store.census().keys) keys and \(commands) commands, in \(decimalText(elapsed / 10, places: 2)) s"
+    )
+  }
+
+  private static func isSnapshot(_ path: String) throws(LogError) -> Bool {
+    do throws(FileError) {
+      var start = ByteBuffer()
+      _ = try InputFile(path).read(5, into: &start)
+      return start.bytes.prefix(5).equalsIgnoringCase("REDIS")
+    } catch {
+      throw LogError(error.description)
+    }
+  }
+
+  /// - Returns: Where it ends in the file.
+  private func loadSnapshot(_ path: String, on server: Server) throws(LogError) -> Int {
+    do throws(RDBError) {
+      let load = try SnapshotLoad(path, into: server.store)
+      state.withLock { $0.snapshotLoad = load }
+      defer { state.withLock { $0.snapshotLoad = nil } }
+      // What follows may give keys another time to live.
+      try load.run(
+        threads: server.workers.count, access: server.settings.accessTracking(at: .now),
+        keepsExpired: true)
+      loadedBytes.wrappingAdd(load.readByteCount, ordering: .relaxed)
+      return load.endOffset
+    } catch {
+      throw LogError("\(error); see valiant --check")
+    }
+  }
+
+  /// Repeats the commands of a file.
+  ///
+  /// - Parameters:
+  ///   - isLast: Whether its end may be missing.
+  ///   - before: Bytes of the files before it.
+  /// - Returns: Bytes of it that count, and commands in it.
+  private func replay(
+    _ path: String, from start: Int, isLast: Bool, _ before: Int, on server: Server
+  ) throws(LogError) -> (count: Int, commands: Int) {
+    var reader = try LogReader(path, from: start)
+    let worker: Worker
+    do throws(NetworkError) {
+      worker = try server.makeLoadingWorker()
+    } catch {
+      throw LogError("\(error)")
+    }
+    defer { server.end(worker) }
+    let replayer = makeReplayer(server, worker)
+    defer { replayer.end() }
+    while true {
+      if cancelled.load(ordering: .relaxed) {
+        throw reader.failure("reading it was cancelled")
+      }
+      switch try reader.next() {
+      case .commands(let isBlock):
+        do throws(ReplayFailure) {
+          try replayer.run(reader.bytes, at: reader.offset)
+        } catch {
+          throw LogError("\(path), byte \(error.offset): \(error.text)")
+        }
+        if isBlock, replayer.openTransaction != nil {
+          throw reader.failure("a transaction has no end")
+        }
+        loadedBytes.store(before + reader.offset, ordering: .relaxed)
+      case .torn, .end:
+        let count = replayer.openTransaction ?? reader.offset
+        loadedBytes.store(before + reader.byteCount, ordering: .relaxed)
+        if count == reader.byteCount { return (count, replayer.commandCount) }
+        let rest = reader.byteCount - count
+        if !isLast {
+          throw LogError(
+            "\(path), byte \(count): it ends within a command; aof-load-truncated yes would give up the last \(rest) bytes of the last file"
+          )
+        }
+        log.warning(
+          "\(path) ends within a command: its last \(rest) bytes, from byte \(count) on, are cut off"
+        )
+        return (count, replayer.commandCount)
+      }
+    }
+  }
+
+  /// Begins a log with the keys that there are.
+  private func beginLog(at place: AppendLog.Place, on server: Server) throws(LogError) {
+    do throws(FileError) {
+      try begin(at: place, after: LogManifest(), on: server)
+    } catch {
+      throw LogError(error.description)
+    }
+  }
+
+  /// Begins a log behind files that count no more.
+  private func begin(
+    at place: AppendLog.Place, after old: LogManifest, on server: Server
+  ) throws(FileError) {
+    try Self.makeFolder(place.folder)
+    let writer = AppendLog(
+      changes, after: old, at: place, policy: server.settings.syncPolicy,
+      listener: listener(on: server))
+    try start(writer, on: server)
+    do throws(FileError) {
+      try rewrite(writer, on: server, begins: true)
+    } catch {
+      state.withLock { $0.writer = nil }
+      server.store.setChangeQueue(nil, isLocked: false)
+      _ = writer.stop()
+      throw error
+    }
+  }
+
+  private func start(_ writer: AppendLog, on server: Server) throws(FileError) {
+    guard writer.start() else {
+      server.store.setChangeQueue(nil, isLocked: false)
+      throw FileError(number: EAGAIN, "the system has no thread for the append log")
+    }
+    state.withLock { $0.writer = writer }
+    withholdAsSet(on: server)
+  }
+
+  private func listener(on server: Server) -> AppendLog.Listener {
+    // The server waits for the thread before it goes.
+    AppendLog.Listener(
+      didSynchronize: { [self, unowned server] in didSynchronize($0, server) },
+      didFail: { [self, unowned server] in didFail($0, server) },
+      needsBase: { [self, unowned server] in beginRewrite(on: server) })
+  }
+
+  // MARK: Writing
+
+  /// Has what has been added written: now, or soon.
+  ///
+  /// - Returns: The position up to which everything is on the disk.
+  func commit() -> Int {
+    guard let writer else { return 0 }
+    writer.commit()
+    return writer.durablePosition
+  }
+
+  private func didSynchronize(_ position: Int, _ server: Server) {
+    let (isWithholding, done) = state.withLock { state -> (Bool, [Waiting]) in
+      let done = state.waiting.filter { $0.position <= position && !$0.isHopeless }
+      if !done.isEmpty { state.waiting.removeAll { $0.position <= position && !$0.isHopeless } }
+      return (state.isWithholding, done)
+    }
+    if isWithholding {
+      for worker in server.workers where worker.isWithholding {
+        worker.post { $0.release(upTo: position) }
+      }
+    }
+    for one in done { answer(one, isDurable: true, server) }
+  }
+
+  private func didFail(_ failure: FileError?, _ server: Server) {
+    if let failure {
+      log.warning("the append log: \(failure)")
+    } else {
+      log.notice("the append log is written again")
+    }
+    let why = failure.map { systemErrorText($0.number) }
+    for worker in server.workers { worker.post { $0.setLogFailure(why) } }
+  }
+
+  /// Has replies wait, or not any more, as the settings say.
+  private func withholdAsSet(on server: Server) {
+    let always = server.settings.syncPolicy == .always
+    let isWithholding = state.withLock { state in
+      state.isWithholding = always && state.writer?.report.isActive ?? false
+      return state.isWithholding
+    }
+    for worker in server.workers { worker.post { $0.setWithholding(isWithholding) } }
+  }
+
+  // MARK: Writing anew
+
+  /// What became of the wish for a new base.
+  enum Beginning {
+    case began
+    /// It begins when the snapshot is written that is being written now.
+    case scheduled
+    case isBusy
+    case isOff
+  }
+
+  /// Begins to write the log anew, on a thread of its own.
+  @discardableResult
+  func beginRewrite(on server: Server) -> Beginning {
+    let (writer, isFree) = state.withLock { state -> (AppendLog?, Bool) in
+      guard let writer = state.writer else { return (nil, false) }
+      defer { state.isRewriting = true }
+      return (writer, !state.isRewriting)
+    }
+    guard let writer else { return .isOff }
+    if !isFree { return .isBusy }
+    let isSaving = server.saving.current != nil
+    let hasBegun = Background.start { [self] _ in
+      do throws(FileError) {
+        try rewrite(writer, on: server, begins: false)
+      } catch {
+        if !cancelled.load(ordering: .relaxed) {
+          log.warning("the append log was not written anew: \(error)")
+        }
+      }
+      state.withLock { $0.isRewriting = false }
+    }
+    if !hasBegun { state.withLock { $0.isRewriting = false } }
+    return hasBegun ? isSaving ? .scheduled : .began : .isBusy
+  }
+
+  /// Writes all keys of one moment to a new base, behind which another file begins.
+  ///
+  /// - Parameter begins: Whether changes are written down from that moment on.
+  private func rewrite(
+    _ writer: AppendLog, on server: Server, begins: Bool
+  ) throws(FileError) {
+    let start = Clock.steadyMilliseconds
+    state.withLock { $0.report.rewriteBegan = start }
+    let base = writer.place.base(writer.nextBaseSequence)
+    var result: Result<Snapshot.Summary, FileError>
+    var isOffered = false
+    do throws(FileError) {
+      let (snapshot, position) = try take(server, begins: begins)
+      state.withLock { $0.snapshot = snapshot }
+      var courtesy = Background.Courtesy()
+      let statistics = server.statistics
+      let summary = try snapshot.write(
+        to: writer.place.path(base.name), server.saving.options(server.settings),
+        facts: Saving.facts(of: server, isBase: true),
+        pause: {
+          courtesy.pause(others: Statistics.sum(statistics) { $0.commandsProcessed.value })
+        })
+      state.withLock { $0.report.lastWaitingBytes = snapshot.waitingBytesMax }
+      guard writer.waitForFile(behind: position) else {
+        throw FileError(number: EIO, "no file could be begun behind the new base")
+      }
+      isOffered = true
+      try writer.adopt(base, bytes: summary.bytes)
+      result = .success(summary)
+    } catch {
+      result = .failure(error)
+      // Later the manifest may name it, although something has failed behind that.
+      if !isOffered { unsafe unlink(writer.place.path(base.name)) }
+    }
+    let elapsed = Clock.steadyMilliseconds - start
+    state.withLock { state in
+      state.snapshot = nil
+      state.report.rewriteBegan = nil
+      state.report.lastRewriteSeconds = elapsed / 1000
+      switch result {
+      case .success:
+        state.report.isLastRewriteGood = true
+        state.report.rewriteCount += 1
+        state.report.failuresInRow = 0
+      case .failure:
+        state.report.isLastRewriteGood = false
+        state.report.failuresInRow += 1
+        state.retryAt = Clock.steadyMilliseconds + Self.retryMilliseconds
+      }
+    }
+    let summary = try result.get()
+    withholdAsSet(on: server)
+    log.notice(
+      "the append log begins with \(summary.keys) keys, \(summary.bytes) bytes, written in \(decimalText(elapsed / 10, places: 2)) s"
+    )
+  }
+
+  /// The moment that a base is of, behind which changes go to another file.
+  private func take(
+    _ server: Server, begins: Bool
+  ) throws(FileError) -> (Snapshot, position: Int) {
+    let store = server.store
+    while !cancelled.load(ordering: .relaxed) {
+      store.lockAll()
+      let snapshot = Snapshot(of: store, isLocked: true)
+      var position = 0
+      if snapshot != nil {
+        if begins { store.setChangeQueue(changes, isLocked: true) }
+        position = changes.endFile()
+      }
+      store.unlockAll()
+      if let snapshot { return (snapshot, position) }
+      // Another one is being written.
+      Clock.sleep(microseconds: 10_000)
+    }
+    throw FileError(number: ECANCELED, "the server stops")
+  }
+
+  // MARK: Now and then
+
+  /// What is to be looked at ten times a second, by the first loop.
+  func check(on server: Server, isWholeSecond: Bool) {
+    let writer = writer
+    if !changes.isEmpty { writer?.wake() }
+    noteBehind(writer, on: server)
+    endWaiting(on: server)
+    if isWholeSecond { followSettings(writer, on: server) }
+  }
+
+  /// Has changes wait while more of them wait for the disk than should: in this log, or in a snapshot
+  /// that is being written.
+  private func noteBehind(_ writer: AppendLog?, on server: Server) {
+    var isBehind =
+      max(
+        server.saving.current?.waitingBytes ?? 0, state.withLock { $0.snapshot }?.waitingBytes ?? 0)
+      > Self.behindBytes
+    if let writer {
+      let now = Clock.steadyMilliseconds
+      let report = writer.report
+      let began = min(changes.oldest ?? now, report.busySince ?? now)
+      // Who waits for that gets no reply, or an error, anyway.
+      if report.failure == nil, now - began > Self.behindMilliseconds { isBehind = true }
+      if changes.end - writer.writtenPosition > Self.behindBytes { isBehind = true }
+    }
+    let hasChanged = state.withLock { state in
+      defer { state.isBehind = isBehind }
+      if isBehind, !state.isBehind { state.report.delayedCount += 1 }
+      return state.isBehind != isBehind
+    }
+    guard hasChanged else { return }
+    let now = isBehind
+    for worker in server.workers { worker.post { $0.setBehind(now) } }
+  }
+
+  /// Begins or ends the log when the settings have changed, and writes it anew when it has grown.
+  private func followSettings(_ writer: AppendLog?, on server: Server) {
+    let settings = server.settings
+    if let writer {
+      writer.setPolicy(settings.syncPolicy)
+      if !settings.appendsToLog { return end(on: server) }
+      let report = writer.report
+      let growth = report.bytes - report.bytesAtBase
+      let isDue = state.withLock {
+        !$0.isRewriting && Clock.steadyMilliseconds >= $0.retryAt
+      }
+      if isDue, report.isActive, report.failure == nil, settings.logGrowthPercent > 0,
+        report.bytes >= settings.logRewriteMinBytes,
+        growth >= report.bytesAtBase / 100 * settings.logGrowthPercent
+      {
+        log.notice("the append log has grown by \(growth) bytes: writing it anew")
+        beginRewrite(on: server)
+      }
+    } else if settings.appendsToLog {
+      beginWhileRunning(on: server)
+    }
+  }
+
+  /// What a change of settings means for the log, at once.
+  func settingsDidChange(on server: Server) {
+    followSettings(writer, on: server)
+    if let writer, writer.report.isActive { withholdAsSet(on: server) }
+  }
+
+  private func beginWhileRunning(on server: Server) {
+    let place = state.withLock { state -> AppendLog.Place? in
+      guard let place = state.place, !state.isRewriting, state.load == nil,
+        Clock.steadyMilliseconds >= state.retryAt
+      else { return nil }
+      state.isRewriting = true
+      return place
+    }
+    guard let place else { return }
+    let hasBegun = Background.start { [self] _ in
+      do throws(LogError) {
+        let old = try Self.manifest(at: place, server.settings) ?? LogManifest()
+        do throws(FileError) {
+          try begin(at: place, after: old, on: server)
+        } catch {
+          throw LogError(error.description)
+        }
+      } catch {
+        log.warning("the append log could not be begun: \(error)")
+        state.withLock { $0.retryAt = Clock.steadyMilliseconds + Self.retryMilliseconds }
+      }
+      state.withLock { $0.isRewriting = false }
+    }
+    if !hasBegun { state.withLock { $0.isRewriting = false } }
+  }
+
+  /// Ends the log while the server goes on.
+  private func end(on server: Server) {
+    let writer = state.withLock { state -> AppendLog? in
+      if state.isRewriting { return nil }
+      defer { state.writer = nil }
+      return state.writer
+    }
+    guard let writer else { return }
+    server.store.setChangeQueue(nil, isLocked: false)
+    // What waits for the disk is still written.
+    if !writer.stop() { log.warning("the append log could not be written to its end") }
+    withholdAsSet(on: server)
+    for worker in server.workers { worker.post { $0.setLogFailure(nil) } }
+    log.notice("the append log has ended: appendonly no")
+  }
+
+  /// Has loading and writing anew end early, for the server is to stop.
+  func cancel() {
+    cancelled.store(true, ordering: .relaxed)
+    state.withLock { state in
+      state.snapshotLoad?.cancel()
+      state.snapshot?.cancel()
+    }
+  }
+
+  /// Writes what there is, behind the last client.
+  func finish(on server: Server) {
+    while state.withLock({ $0.isRewriting }) { Clock.sleep(microseconds: 1000) }
+    let writer = state.withLock { state -> AppendLog? in
+      state.load = nil
+      state.waiting = []
+      defer { state.writer = nil }
+      return state.writer
+    }
+    guard let writer else { return }
+    if !writer.stop() {
+      log.warning("the append log lacks what could not be written")
+    }
+    server.store.setChangeQueue(nil, isLocked: false)
+  }
+
+  // MARK: Clients that wait
+
+  /// Whether everything that has been changed so far is on the disk.
+  var isDurable: Bool {
+    guard let writer else { return false }
+    return writer.durablePosition >= changes.end
+  }
+
+  /// Has a client get its reply when everything that has been changed so far is on the disk, or some
+  /// time is over.
+  ///
+  /// - Parameters:
+  ///   - isHopeless: Whether only the time ends it.
+  ///   - milliseconds: 0 for ever.
+  func wait(
+    client: Int, worker: Int, isSilent: Bool, isHopeless: Bool, milliseconds: Int
+  ) {
+    let deadline = milliseconds == 0 ? nil : Clock.steadyMilliseconds + milliseconds
+    state.withLock {
+      $0.waiting.append(
+        Waiting(
+          worker: worker, client: client, isSilent: isSilent, position: changes.end,
+          isHopeless: isHopeless, deadline: deadline))
+    }
+    self.writer?.synchronize()
+  }
+
+  private func endWaiting(on server: Server) {
+    let now = Clock.steadyMilliseconds
+    let (position, isOff) = (writer?.durablePosition ?? 0, writer == nil)
+    let over = state.withLock { state -> [Waiting] in
+      if state.waiting.isEmpty { return [] }
+      func isOver(_ one: Waiting) -> Bool {
+        if let deadline = one.deadline, now >= deadline { return true }
+        return !one.isHopeless && (isOff || one.position <= position)
+      }
+      defer { state.waiting.removeAll(where: isOver) }
+      return state.waiting.filter(isOver)
+    }
+    for one in over { answer(one, isDurable: !isOff && one.position <= position, server) }
+  }
+
+  private func answer(_ one: Waiting, isDurable: Bool, _ server: Server) {
+    server.finishWaiting(one.client, on: one.worker, one.isSilent) { reply in
+      reply.array(2)
+      reply.integer(isDurable ? 1 : 0)
+      reply.integer(0)
+    }
+  }
+
+  // MARK: What INFO asks
+
+  var report: Report { state.withLock { $0.report } }
+  var isRewriting: Bool { state.withLock { $0.report.rewriteBegan != nil } }
+  var waitingCount: Int { state.withLock { $0.waiting.count } }
+  /// How the log is; nil when there is none.
+  var logReport: AppendLog.Report? { writer?.report }
+  /// Bytes that have not been written yet.
+  var bufferedBytes: Int { writer.map { max(0, changes.end - $0.writtenPosition) } ?? 0 }
+  /// Why it cannot be written.
+  var failure: FileError? { writer?.report.failure }
+}
+
+/// Bytes of a file; nil when it is not there.
+private func fileSize(_ path: String) -> Int? {
+  var status = stat()
+  return unsafe stat(path, &status) == 0 ? Int(status.st_size) : nil
+}
