@@ -5,7 +5,7 @@ BINARY = .build/release/valiant
 ARGS   =
 
 .NOTPARALLEL:
-.PHONY: help run deps build test unit lint smoke clients differential sanitize thread address fuzz fuzz-short bench version deb \
+.PHONY: help run deps build test unit lint smoke clients differential crash sanitize thread address fuzz fuzz-short bench version deb \
   deb-test clean
 
 help: ## Print the targets
@@ -23,7 +23,7 @@ deps: ## Install the Debian packages which are missing for everything here
 build: ## Build the server, .build/release/valiant
 	swift build -c release --static-swift-stdlib --product valiant
 
-test: deps lint build smoke clients differential unit sanitize fuzz-short deb-test ## Everything that CI checks
+test: deps lint build smoke clients differential crash unit sanitize fuzz-short deb-test ## Everything that CI checks
 
 unit: build ## Run the Swift tests
 	swift test --disable-xctest
@@ -39,6 +39,9 @@ clients: build ## Try the server with client libraries
 
 differential: build ## Compare replies with those of redis-server (ARGS=--seed\ N for other requests than these)
 	python3 Tests/differential/differential.py $(BINARY) --seed 1 $(ARGS)
+
+crash: build ## Kill servers while clients write, and look for what is missing (ARGS=--rounds\ N)
+	python3 Tests/crash/crash.py $(BINARY) $(ARGS)
 
 sanitize: thread address ## Run the Swift tests under ThreadSanitizer and AddressSanitizer
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # run.sh BINARY: all smoke tests: those which take a host and a port against a server started here, then those which
-# start servers of their own: life.sh, check.sh, clock.sh and systemd.py.
+# start servers of their own: life.sh, check.sh, saving.sh, logging.sh, clock.sh and systemd.py.
 # Its last line is `N passed, N failed`.
 set -eu
 binary=$(realpath "$1")
@@ -31,6 +31,7 @@ done
 try life.sh "$binary"
 try check.sh "$binary"
 try saving.sh "$binary"
+try logging.sh "$binary"
 try clock.sh "$binary"
 try systemd.py "$binary"
 

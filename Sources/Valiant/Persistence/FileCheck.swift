@@ -103,7 +103,7 @@ enum FileCheck {
     while true {
       switch try reader.next() {
       case .commands(let isBlock):
-        if isBlock { checkedBytes += reader.bytes.count }
+        if isBlock { checkedBytes += LogBlock.headerBytes + reader.bytes.count }
         for name in try names(reader) {
           commands += 1
           counts[name, default: 0] += 1

@@ -141,7 +141,9 @@ struct LogReader: ~Copyable {
     precondition(windowStart + position == start.0 + start.1, "the window has moved on")
     let isAtEnd = offset + rest == byteCount
     if isAtEnd, zeros > 0, rest - zeros < announced { return .torn }
-    throw failure("it is damaged")
+    throw failure(
+      "it is damaged; put back a copy of it, or give up what follows: truncate --size=\(offset) \(file.path)"
+    )
   }
 
   /// More than a block has, and than a system keeps back.
