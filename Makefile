@@ -51,7 +51,7 @@ thread: # Folders of their own: the objects differ. The first race ends the run.
 address: # LeakSanitizer reports what Foundation's Process keeps, in tests that start the server.
 	ASAN_OPTIONS=detect_leaks=0 swift test --disable-xctest --sanitize=address --scratch-path .build-address
 
-fuzz: ## Feed the request parser with random requests for a minute
+fuzz: ## Feed the request parser and the readers of files with random bytes, a minute each
 	Tests/fuzz/run.sh 60
 
 fuzz-short:

@@ -31,6 +31,9 @@ let package = Package(
     .target(
       name: "ParserFuzz", dependencies: ["Valiant"], path: "Tests/fuzz/ParserFuzz",
       swiftSettings: settings),
+    .target(
+      name: "FileFuzz", dependencies: ["Valiant"], path: "Tests/fuzz/FileFuzz",
+      swiftSettings: settings),
   ],
   swiftLanguageModes: [.v6]
 )

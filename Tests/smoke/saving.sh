@@ -91,6 +91,21 @@ else
   skip 'redis-server and our files: it is not installed'
 fi
 
+# ---- A snapshot for a client ---------------------------------------------------------------------------------------
+
+contents cli >before
+like 'redis-cli --rdb' '*Transfer finished with success.*' "$(cli --rdb "$scratch/sent.rdb" 2>&1)"
+like 'what it has got is whole' '*checksum: right*' "$("$binary" --check sent.rdb | tail -n 1)"
+same 'and nothing of it is left in the folder' '' "$(ls | grep 'sync' || :)"
+same 'SYNC as a replica' "ERR SYNC sends a snapshot to who has said REPLCONF rdb-only 1, and nothing behind it" "$(printf 'SYNC\r\n' | netcat | sed 's/^-//; s/\\r\\n$//')"
+like 'REPLCONF with something else' 'ERR Unrecognized REPLCONF option: listening-port*' "$(cli REPLCONF listening-port 1 2>&1)"
+mv dump.rdb kept.rdb 2>which || :
+stop KILL
+mv sent.rdb dump.rdb
+start "$binary" --port 0
+contents cli >after
+same 'it has the same keys' "$(cat before)" "$(cat after)"
+
 # ---- Restarts ------------------------------------------------------------------------------------------------------
 
 cli SET late 1 >out

@@ -25,6 +25,8 @@ enum CommandError: Error {
   case invalidFrequency
   case badPayload
   case noReplication
+  case noReplica
+  case unrecognizedReplicaOption([UInt8])
   case invalidMasterPort
   case debugNotAllowed
   case notInOldProtocol
@@ -133,6 +135,8 @@ enum CommandError: Error {
       return Array("ERR value is out of range, must be between \(least) and \(most)".utf8)
     case .cannotLog(let why):
       return Array("MISCONF Errors writing to the AOF file: \(why)".utf8)
+    case .unrecognizedReplicaOption(let option):
+      return "ERR Unrecognized REPLCONF option: ".utf8 + option
     case .noSuchUser(let name):
       return "ERR No such user '".utf8 + name + "'".utf8
     case .unrecognizedOption(let option):
@@ -210,6 +214,8 @@ enum CommandError: Error {
     case .invalidMasterPort: "ERR Invalid master port"
     case .noReplication:
       "ERR REPLICAOF is not supported: this server has no replicas and is none. NO ONE is possible."
+    case .noReplica:
+      "ERR SYNC sends a snapshot to who has said REPLCONF rdb-only 1, and nothing behind it"
     case .debugNotAllowed:
       "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you "
         + "can run it from a local connection, otherwise you need to set this option in the "
@@ -306,7 +312,7 @@ enum CommandError: Error {
       "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled."
     case .notATimeout: "ERR timeout is not an integer or out of range"
     case .negativeTimeout: "ERR timeout is negative"
-    case .savingImpossible, .cannotLog, .outOfRange, .unknownCommand, .unknownSubcommand,
+    case .savingImpossible, .cannotLog, .outOfRange, .unrecognizedReplicaOption, .unknownCommand, .unknownSubcommand,
       .subcommandSyntax, .helloOption,
       .unknownClientType,
       .noSuchUser, .prefixesOverlap, .unrecognizedOption, .unsupportedOption, .unknownSetting,

@@ -1,4 +1,4 @@
-/// Commands on replicas, which there are none of yet.
+/// Commands on replicas, which there are none of yet, and a snapshot for who asks as one.
 enum ReplicationCommands: CommandFamily {
   static let category = Command.Category.server
 
@@ -22,7 +22,45 @@ enum ReplicationCommands: CommandFamily {
         context.reply.integer(0)
         context.reply.array(0)
       }),
+    Command(
+      "REPLCONF option value", arity: -1,
+      flags: [.admin, .noscript, .loading, .stale, .allowBusy],
+      summary: "Says what a client of SYNC can do with the answer.", since: "3.0.0",
+      handler: configure),
+    Command(
+      "SYNC", arity: 1, flags: [.admin, .noscript, .noMulti, .noAsyncLoading],
+      summary: "Sends a snapshot of the keys, to a client that has said `REPLCONF rdb-only 1`.",
+      complexity: "O(N) where N is the total number of keys in all databases", handler: sync),
   ]
+
+  private static func configure(_ context: inout CommandContext) throws(CommandError) {
+    let request = context.request
+    guard request.count % 2 == 1 else { throw .syntax }
+    for index in stride(from: 1, to: request.count, by: 2) {
+      let option = request[index]
+      if option.equalsIgnoringCase("rdb-only") {
+        if try context.integer(index + 1) != 0 {
+          context.client.flags.insert(.snapshotOnly)
+        } else {
+          context.client.flags.remove(.snapshotOnly)
+        }
+      } else if !option.equalsIgnoringCase("capa") {
+        throw .unrecognizedReplicaOption(option.array)
+      }
+    }
+    context.reply.ok()
+  }
+
+  private static func sync(_ context: inout CommandContext) throws(CommandError) {
+    guard context.client.flags.contains(.snapshotOnly) else { throw .noReplica }
+    if context.settings.directory.isEmpty {
+      throw .savingImpossible("there is no directory to write to: dir is empty")
+    }
+    context.client.isWaiting = true
+    // Behind what is answered so far.
+    let id = context.client.id
+    context.worker.post { $0.sendSnapshot(to: id) }
+  }
 
   private static func replicate(_ context: inout CommandContext) throws(CommandError) {
     guard context.request[1].equalsIgnoringCase("NO"),

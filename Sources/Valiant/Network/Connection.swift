@@ -527,6 +527,13 @@ import Glibc
     watch()
   }
 
+  /// Another descriptor of the socket, for a thread that sends something while the connection is held and
+  /// has nothing to send itself; nil when there is none left.
+  func duplicateDescriptor() -> Int32? {
+    let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+    return copy < 0 ? nil : copy
+  }
+
   /// Whether `release` has to come before anything is sent.
   var isWithheld: Bool { unsafe state.pointee.isWithheld }
 

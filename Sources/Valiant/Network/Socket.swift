@@ -326,6 +326,29 @@ enum Socket {
     return count >= 0 ? count : -Int(errno)
   }
 
+  /// Sends all of `bytes`, by a thread that may wait for the peer.
+  ///
+  /// - Parameter isOver: Asked a few times a second whether to give up.
+  /// - Returns: False when the peer has gone, or it was given up.
+  static func sendAll(_ bytes: Bytes, to descriptor: Int32, unless isOver: () -> Bool) -> Bool {
+    var rest = bytes
+    while !rest.isEmpty {
+      if isOver() { return false }
+      let sent = send(descriptor, rest)
+      if sent >= 0 {
+        rest = rest.dropFirst(sent)
+      } else if sent == -Int(EAGAIN) {
+        var waiting = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+        _ = unsafe poll(&waiting, 1, sendPollMilliseconds)
+      } else if sent != -Int(EINTR) {
+        return false
+      }
+    }
+    return true
+  }
+
+  private static let sendPollMilliseconds: Int32 = 100
+
   /// The same for bytes that lie in several places.
   static func send(_ descriptor: Int32, _ output: borrowing OutputBuffer) -> Int {
     let pieces = output.pieces

@@ -378,6 +378,8 @@ struct ClientFlags: OptionSet, Sendable {
   static let caching = ClientFlags(rawValue: 1024)
   /// Its last command has not been answered yet, and nothing else runs until then.
   static let waiting = ClientFlags(rawValue: 2048)
+  /// It has said that it wants a snapshot and no replication.
+  static let snapshotOnly = ClientFlags(rawValue: 4096)
 }
 
 /// All clients of a server, on whichever loop.

@@ -473,6 +473,11 @@ public final class Server: Sendable {
     }
   }
 
+  /// Ends a client on whichever loop that has got what it was waiting for.
+  func closeWaiting(_ client: Int, on worker: Int) {
+    self.worker(worker)?.post { $0.closeWaiting(client) }
+  }
+
   // MARK: Connections
 
   /// Hands an accepted socket to the worker with the fewest clients.

@@ -39,6 +39,7 @@ final class Worker: @unchecked Sendable {
   private let withheldCount = Atomic<Int>(0)
   /// Whether a client has changed keys since the loop last waited.
   private var hasAppended = false
+  private var transfers: [Int: SnapshotTransfer] = [:]
   private var withheld: [(client: Int, connection: Connection, position: Int)] = []
   private let subscribers = Subscribers()
   /// For what this loop does to the store by itself.
@@ -205,6 +206,7 @@ final class Worker: @unchecked Sendable {
     unsubscribeAll(client)
     trackers?.end(client)
     recipients[client.id] = nil
+    transfers.removeValue(forKey: client.id)?.cancel()
     addressees.removeAll { $0.client.id == client.id }
     if !withheld.isEmpty {
       withheld.removeAll { $0.client == client.id }
@@ -524,6 +526,31 @@ final class Worker: @unchecked Sendable {
     withheldCount.store(withheld.count, ordering: .sequentiallyConsistent)
     // Those who go on may be withheld again.
     for one in released { one.connection.release() }
+  }
+
+  // MARK: Snapshots for clients
+
+  /// Sends a client that waits a snapshot, when what it has asked for before is sent.
+  func sendSnapshot(to id: Int) {
+    guard let found = recipient(id), !found.connection.isClosing else { return }
+    let transfer = SnapshotTransfer(client: id, worker: index)
+    if found.connection.pendingOutputBytes == 0,
+      let descriptor = found.connection.duplicateDescriptor()
+    {
+      transfers[id] = transfer
+      if transfer.begin(on: server, descriptor: descriptor) { return }
+      transfers[id] = nil
+      close(descriptor)
+    }
+    finishWaiting(id) { $0.error(Array("ERR no snapshot can be sent now".utf8)) }
+  }
+
+  /// Ends a client that has got what it was waiting for.
+  func closeWaiting(_ id: Int) {
+    transfers[id] = nil
+    guard let found = recipient(id) else { return }
+    found.client.isWaiting = false
+    found.connection.finish()
   }
 
   // MARK: Settings
