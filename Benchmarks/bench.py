@@ -50,6 +50,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import appending
 import eviction
 import expiry
 import latency
@@ -78,12 +79,13 @@ SECTIONS = {
     "limit": eviction.limit,
     "saving": saving.saving,
     "loading": saving.loading,
+    "appending": appending.appending,
 }
 
 
 def what_is_missing(sections: list[str]) -> dict[str, str]:
     """What cannot be measured because a program is not installed, and why."""
-    needs = {section: ["redis-benchmark"] for section in ("cpu", "threads", "hot", "publish", "saving")}
+    needs = {section: ["redis-benchmark"] for section in ("cpu", "threads", "hot", "publish", "saving", "appending")}
     needs["instructions"] = ["redis-benchmark", "valgrind", "vgdb"]  # vgdb is a part of valgrind
     needs |= {section: [probes.COMPILER or "cc"] for section in ("growth", "freeing", "saving")}
     missing = {}

@@ -291,11 +291,11 @@ class Bench:
         if name == "valiant":
             command += ["--threads", str(threads)]
         else:
-            command += ["--appendonly", "no", "--daemonize", "no"]
+            command += ["--daemonize", "no"]
         # `flags` may say something else.
         directory = self.directory / f"{name}-{self.launches}"
         directory.mkdir()
-        command[command.index("--bind") : command.index("--bind")] = ["--save", "", "--dir", str(directory)]
+        command[command.index("--bind") : command.index("--bind")] = ["--save", "", "--appendonly", "no", "--dir", str(directory)]
         log = self.directory / f"{name}-{self.launches}.log"
         return Server(self.processes, name, command, cpus or self.server_cpu, port, log)
 

@@ -312,7 +312,8 @@ enum CommandError: Error {
       "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled."
     case .notATimeout: "ERR timeout is not an integer or out of range"
     case .negativeTimeout: "ERR timeout is negative"
-    case .savingImpossible, .cannotLog, .outOfRange, .unrecognizedReplicaOption, .unknownCommand, .unknownSubcommand,
+    case .savingImpossible, .cannotLog, .outOfRange, .unrecognizedReplicaOption, .unknownCommand,
+      .unknownSubcommand,
       .subcommandSyntax, .helloOption,
       .unknownClientType,
       .noSuchUser, .prefixesOverlap, .unrecognizedOption, .unsupportedOption, .unknownSetting,

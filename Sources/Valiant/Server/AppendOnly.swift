@@ -49,6 +49,7 @@ final class AppendOnly: Sendable {
     var isBehind = false
     /// When the next attempt is due to begin the log, or to write it anew.
     var retryAt = 0
+    var fault: OutputFile.Fault?
   }
 
   /// Files that are to be loaded.
@@ -94,6 +95,9 @@ final class AppendOnly: Sendable {
     self.log = log
     self.makeReplayer = makeReplayer
   }
+
+  /// Has steps of the next log fail, or take their time. For tests.
+  func setFault(_ fault: OutputFile.Fault?) { state.withLock { $0.fault = fault } }
 
   private var writer: AppendLog? { state.withLock { $0.writer } }
 
@@ -252,7 +256,7 @@ final class AppendOnly: Sendable {
       }
       let writer = try AppendLog(
         changes, at: place, policy: settings.syncPolicy, manifest: load.manifest, count: count,
-        sizes: sizes, listener: listener(on: server))
+        sizes: sizes, listener: listener(on: server), fault: state.withLock { $0.fault })
       server.store.setChangeQueue(changes, isLocked: false)
       try start(writer, on: server)
     } catch {
@@ -359,7 +363,7 @@ final class AppendOnly: Sendable {
     try Self.makeFolder(place.folder)
     let writer = AppendLog(
       changes, after: old, at: place, policy: server.settings.syncPolicy,
-      listener: listener(on: server))
+      listener: listener(on: server), fault: state.withLock { $0.fault })
     try start(writer, on: server)
     do throws(FileError) {
       try rewrite(writer, on: server, begins: true)

@@ -45,7 +45,7 @@ import Testing
 
   private func server(
     _ policy: SyncPolicy = .everysec, threads: Int = 2,
-    _ change: (inout Settings) -> Void = { _ in }
+    _ change: (inout Settings) -> Void = { _ in }, fault: OutputFile.Fault? = nil
   ) throws -> Server {
     var settings = Settings()
     settings.port = 0
@@ -57,12 +57,13 @@ import Testing
     settings.syncPolicy = policy
     change(&settings)
     let server = Server(settings: settings)
+    server.appendOnly.setFault(fault)
     try server.start()
     return server
   }
 
   /// A connection of a running server, which waits for what it reads.
-  private final class Peer {
+  private final class Peer: Sendable {
     private let descriptor: Int32
 
     init(_ server: Server) {
@@ -191,6 +192,8 @@ import Testing
     defer { remove() }
     let first = try server(policy)
     work(first, clients: 4, rounds: 400, keys: 120)
+    let peer = Peer(first)
+    for index in 0..<30 { peer.send("SET", "last\(index)", "\(index)") }
     first.stop()
     let expected = restingContents(first.store)
     #expect(expected.count > 20)
@@ -419,6 +422,89 @@ import Testing
       failures += try checkFaults(faults) ? 1 : 0
     }
     #expect(failures > 0, "nothing has failed")
+  }
+
+  @Test("a slow disk makes nobody wait for two seconds, and then changes only") func slowDisk()
+    throws
+  {
+    defer { remove() }
+    let isSlow = Atomic<Bool>(false)
+    let first = try server(
+      .everysec,
+      fault: { step in
+        if step == .synchronize, isSlow.exchange(false, ordering: .relaxed) { sleep(4) }
+        return 0
+      })
+    let (reader, writer) = (Peer(first), Peer(first))
+    isSlow.store(true, ordering: .relaxed)
+    let start = Clock.steadyMilliseconds
+    var slowest = (reading: 0, writing: 0)
+    var waitedFrom = 0
+    while Clock.steadyMilliseconds - start < 6000 {
+      let before = Clock.steadyMilliseconds
+      writer.send("INCR", "n")
+      let between = Clock.steadyMilliseconds
+      reader.send("GET", "n")
+      let after = Clock.steadyMilliseconds
+      if between - before > slowest.writing {
+        slowest.writing = between - before
+        waitedFrom = before - start
+      }
+      slowest.reading = max(slowest.reading, after - between)
+      usleep(1000)
+    }
+    // The last synchronization may have been a moment before the slow one was due.
+    #expect(slowest.writing > 500 && waitedFrom > 2000, "\(slowest.writing) from \(waitedFrom) on")
+    #expect(slowest.reading < 400, "\(slowest.reading)")
+    #expect(first.appendOnly.report.delayedCount == 1)
+    first.stop()
+    let expected = first.store.get("n")
+    let second = try server()
+    defer { second.stop() }
+    #expect(second.store.get("n") == expected)
+  }
+
+  @Test("what the disk did not confirm is written anew before anybody counts on it")
+  func unconfirmed() throws {
+    defer { remove() }
+    let isBroken = Atomic<Int>(0)
+    let first = try server(
+      .always,
+      fault: { step in
+        guard step == .synchronize, isBroken.load(ordering: .relaxed) > 0 else { return 0 }
+        isBroken.wrappingSubtract(1, ordering: .relaxed)
+        return EIO
+      })
+    let (peer, other) = (Peer(first), Peer(first))
+    peer.send("SET", "n", "1")
+    isBroken.store(1, ordering: .relaxed)
+    // Its reply waits for the new base.
+    let start = Clock.steadyMilliseconds
+    #expect(peer.send("INCR", "n") == ":2")
+    #expect(Clock.steadyMilliseconds - start > 500)
+    let report = try #require(first.appendOnly.logReport)
+    #expect(report.baseSequence == 2 && report.failure == nil)
+    #expect(other.send("INCR", "n") == ":3")
+    // Again, and longer: others are told.
+    isBroken.store(1_000_000, ordering: .relaxed)
+    let waiting = Thread {
+      peer.send("INCR", "n")
+    }
+    waiting.start()
+    for _ in 0..<2000 where first.appendOnly.failure == nil { usleep(1000) }
+    usleep(20_000)
+    let refusal = "-MISCONF Errors writing to the AOF file: Input/output error"
+    #expect(other.send("INCR", "n") == refusal)
+    #expect(other.send("PING") == refusal)
+    #expect(other.send("STRLEN", "n") == ":1")
+    isBroken.store(0, ordering: .relaxed)
+    for _ in 0..<10_000 where first.appendOnly.failure != nil { usleep(1000) }
+    usleep(20_000)
+    #expect(other.send("INCR", "n") == ":5")
+    first.stop()
+    let second = try server()
+    defer { second.stop() }
+    #expect(second.store.get("n") == "5")
   }
 
   /// Writes by hand what a server would have written, and reads it again.
