@@ -15,7 +15,7 @@ extension Server {
         let box = DispatcherBox(server: server, worker: worker)
         return { connection, bytes in box.process(connection, bytes) }
       },
-      makeReplayer: { Replayer(server: $0, worker: $1) })
+      makeReplayer: { Replayer(server: $0, workers: $1) })
   }
 }
 

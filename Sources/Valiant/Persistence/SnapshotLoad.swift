@@ -48,13 +48,19 @@ final class SnapshotLoad: Sendable {
   ///   - threads: How many share the work, 1 or more.
   ///   - access: How uses of entries are noted.
   ///   - keepsExpired: Whether keys are put into the store whose time to live is over.
+  ///   - isAlone: Whether the store is empty, and nobody else uses it.
   /// - Throws: What is wrong with the file, and where; then the store holds some of it.
   func run(
-    threads: Int, access: AccessTracking = AccessTracking(), keepsExpired: Bool = false
+    threads: Int, access: AccessTracking = AccessTracking(), keepsExpired: Bool = false,
+    isAlone: Bool = false
   ) throws(RDBError) {
     Background.share(among: threads) { self.work(access, keepsExpired) }
     store.freeUnused()
     if let failure = turn.withLock({ $0.failure }) { throw failure }
+    // Redis refuses it, too: nobody can say which value is the right one.
+    if isAlone, store.census().keys < keyCount {
+      throw turn.withLock { $0.reader.failure("a key is there twice") }
+    }
   }
 
   private func work(_ access: AccessTracking, _ keepsExpired: Bool) {

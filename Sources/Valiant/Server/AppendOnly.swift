@@ -8,8 +8,12 @@ protocol LogReplaying: AnyObject {
   /// Where a transaction begins in the file whose end has not come yet.
   var openTransaction: Int? { get }
 
-  /// - Parameter offset: Where the commands begin in the file.
+  /// Repeats commands, now or later.
+  ///
+  /// - Parameter offset: Where they begin in the file.
   func run(_ commands: Bytes, at offset: Int) throws(ReplayFailure)
+  /// Repeats what has not been yet.
+  func finish() throws(ReplayFailure)
   /// Ends it; no other method may be called any more.
   func end()
 }
@@ -33,7 +37,7 @@ final class AppendOnly: Sendable {
   private let loadedBytes = Atomic<Int>(0)
   private let cancelled = Atomic<Bool>(false)
 
-  typealias MakeReplayer = @Sendable (Server, Worker) -> any LogReplaying
+  typealias MakeReplayer = @Sendable (Server, [Worker]) -> any LogReplaying
 
   private struct State {
     var place: AppendLog.Place?
@@ -287,7 +291,7 @@ final class AppendOnly: Sendable {
       // What follows may give keys another time to live.
       try load.run(
         threads: server.workers.count, access: server.settings.accessTracking(at: .now),
-        keepsExpired: true)
+        keepsExpired: true, isAlone: true)
       loadedBytes.wrappingAdd(load.readByteCount, ordering: .relaxed)
       return load.endOffset
     } catch {
@@ -305,15 +309,17 @@ final class AppendOnly: Sendable {
     _ path: String, from start: Int, isLast: Bool, _ before: Int, on server: Server
   ) throws(LogError) -> (count: Int, commands: Int) {
     var reader = try LogReader(path, from: start)
-    let worker: Worker
+    let workers: [Worker]
     do throws(NetworkError) {
-      worker = try server.makeLoadingWorker()
+      workers = try server.makeLoadingWorkers()
     } catch {
       throw LogError("\(error)")
     }
-    defer { server.end(worker) }
-    let replayer = makeReplayer(server, worker)
-    defer { replayer.end() }
+    let replayer = makeReplayer(server, workers)
+    defer {
+      replayer.end()
+      server.end(workers)
+    }
     while true {
       if cancelled.load(ordering: .relaxed) {
         throw reader.failure("reading it was cancelled")
@@ -330,6 +336,11 @@ final class AppendOnly: Sendable {
         }
         loadedBytes.store(before + reader.offset, ordering: .relaxed)
       case .torn, .end:
+        do throws(ReplayFailure) {
+          try replayer.finish()
+        } catch {
+          throw LogError("\(path), byte \(error.offset): \(error.text)")
+        }
         let count = replayer.openTransaction ?? reader.offset
         loadedBytes.store(before + reader.byteCount, ordering: .relaxed)
         if count == reader.byteCount { return (count, replayer.commandCount) }

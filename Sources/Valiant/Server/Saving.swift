@@ -125,7 +125,7 @@ final class Saving: Sendable {
     let start = Clock.steadyMilliseconds
     do throws(RDBError) {
       try load.run(
-        threads: server.workers.count, access: settings.accessTracking(at: .now))
+        threads: server.workers.count, access: settings.accessTracking(at: .now), isAlone: true)
     } catch {
       if load.isCancelled { return }
       throw Self.failure(error)

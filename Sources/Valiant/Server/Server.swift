@@ -623,17 +623,28 @@ public final class Server: Sendable {
     saving.loadProgress ?? appendOnly.loadProgress
   }
 
-  /// A worker whose loop does not turn, by which commands are repeated; ended by `end`.
-  func makeLoadingWorker() throws(NetworkError) -> Worker {
+  /// Workers whose loops do not turn, by which commands are repeated, as many as there are others; ended
+  /// by `end`.
+  func makeLoadingWorkers() throws(NetworkError) -> [Worker] {
     var settings = settings
     // What fitted once is not evicted now, and nobody hears of it.
     settings.maxMemory = Settings.MemoryLimit()
     settings.keyspaceEvents = []
-    return try Worker(
-      index: 0, of: 1, server: self, settings: settings, commandCount: commandNames.count)
+    var made: [Worker] = []
+    do throws(NetworkError) {
+      for _ in workers {
+        made.append(
+          try Worker(
+            index: 0, of: 1, server: self, settings: settings, commandCount: commandNames.count))
+      }
+    } catch {
+      Self.abandon(made)
+      throw error
+    }
+    return made
   }
 
-  func end(_ worker: Worker) { Self.abandon([worker]) }
+  func end(_ workers: [Worker]) { Self.abandon(workers) }
 
   // MARK: What INFO asks
 
