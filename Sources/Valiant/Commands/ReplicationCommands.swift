@@ -23,7 +23,7 @@ enum ReplicationCommands: CommandFamily {
         context.reply.array(0)
       }),
     Command(
-      "REPLCONF option value", arity: -1,
+      "REPLCONF [option value [option value ...]]", arity: -1,
       flags: [.admin, .noscript, .loading, .stale, .allowBusy],
       summary: "Says what a client of SYNC can do with the answer.", since: "3.0.0",
       handler: configure),

@@ -50,7 +50,7 @@ final class AppendLog: Sendable {
   struct Report: Sendable {
     var failure: FileError?
     var baseBytes = 0
-    /// The base's number, 0 for none.
+    /// The highest number that a base has had, 0 for none.
     var baseSequence = 0
     /// Bytes of all files that count, the base among them.
     var bytes = 0
@@ -464,6 +464,8 @@ final class AppendLog: Sendable {
     guard let file = files.file, !files.isFileBroken else {
       throw FileError(number: EIO, "there is no file behind the new base")
     }
+    // The manifest on the disk may name it from now on, whatever else fails.
+    shared.withLock { $0.report.baseSequence = base.sequence }
     // Whatever counts as kept from now on has to be there.
     try file.synchronize()
     var manifest = LogManifest()
@@ -483,7 +485,6 @@ final class AppendLog: Sendable {
     shared.withLock { shared in
       shared.report.isActive = true
       shared.report.baseBytes = bytes
-      shared.report.baseSequence = base.sequence
       shared.report.bytes = bytes + file.count
       shared.report.bytesAtBase = bytes + file.count
     }
@@ -494,7 +495,7 @@ final class AppendLog: Sendable {
 
   private func removeHistory(_ files: Files) {
     if files.manifest.history.isEmpty { return }
-    for file in files.manifest.history { unsafe unlink(place.path(file.name)) }
+    for file in files.manifest.history { removeInBackground(place.path(file.name)) }
     var manifest = files.manifest
     manifest.history = []
     // Else it is done next time.
@@ -518,4 +519,11 @@ final class AppendLog: Sendable {
     shared.withLock { $0.report.failure = nil }
     files.listener.didFail(nil)
   }
+}
+
+/// Removes a file, whose bytes are given back by another thread: for gigabytes that takes its time.
+private func removeInBackground(_ path: String) {
+  let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
+  unsafe unlink(path)
+  if descriptor >= 0 { Background.run { _ in close(descriptor) } }
 }

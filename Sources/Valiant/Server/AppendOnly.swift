@@ -45,6 +45,8 @@ final class AppendOnly: Sendable {
     /// What is to be loaded, until it is.
     var load: Load?
     var snapshotLoad: SnapshotLoad?
+    /// As long as a log is begun before clients are served.
+    var beginning: Int?
     var isRewriting = false
     var snapshot: Snapshot?
     var report = Report()
@@ -193,11 +195,18 @@ final class AppendOnly: Sendable {
     Server.StartFailure(isMisconfiguration: true, description: "\(error)")
   }
 
-  var isLoading: Bool { state.withLock { $0.load != nil } }
+  var isLoading: Bool { state.withLock { $0.load != nil || $0.beginning != nil } }
 
   /// How far loading has come; nil when that is over.
   var loadProgress: (read: Int, total: Int, keys: Int, began: Int)? {
-    state.withLock { state in
+    let (beginning, snapshot) = state.withLock { ($0.beginning, $0.snapshot) }
+    if let beginning {
+      return (
+        snapshot?.savedKeyCount ?? 0, snapshot?.keyCount ?? 0, snapshot?.keyCount ?? 0,
+        beginning / 1000
+      )
+    }
+    return state.withLock { state in
       guard let load = state.load else { return nil }
       return (
         loadedBytes.load(ordering: .relaxed), load.byteCount, load.keys, load.began / 1000
@@ -287,6 +296,7 @@ final class AppendOnly: Sendable {
     do throws(RDBError) {
       let load = try SnapshotLoad(path, into: server.store)
       state.withLock { $0.snapshotLoad = load }
+      if cancelled.load(ordering: .relaxed) { load.cancel() }
       defer { state.withLock { $0.snapshotLoad = nil } }
       // What follows may give keys another time to live.
       try load.run(
@@ -360,8 +370,12 @@ final class AppendOnly: Sendable {
 
   /// Begins a log with the keys that there are.
   private func beginLog(at place: AppendLog.Place, on server: Server) throws(LogError) {
+    let old = try Self.manifest(at: place, server.settings) ?? LogManifest()
+    state.withLock { $0.beginning = Clock.wallMilliseconds }
+    defer { state.withLock { $0.beginning = nil } }
     do throws(FileError) {
-      try begin(at: place, after: LogManifest(), on: server)
+      // The keys of an embedding program are newer than an old log.
+      try begin(at: place, after: old, on: server)
     } catch {
       throw LogError(error.description)
     }
