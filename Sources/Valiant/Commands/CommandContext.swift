@@ -60,7 +60,7 @@
     self.connection = connection
     statistics = worker.statistics
     memory.listener = { [events] in events.add(change: $0, $1, database: $2) }
-    memory.recorder = ChangeRecorder(to: server.appendOnly.changes)
+    memory.recorder = ChangeRecorder()
   }
 
   deinit { memory.free() }
@@ -345,10 +345,12 @@
       key.bytes, hash: key.hash, count: count, now: now, memory, body)
     guard let result else { throw .outOfMemory }
     if isNew { tell(.new, index) }
-    if isChange(result, count > old) {
+    let isChanged = isChange(result, count > old)
+    // Whatever came of it, it may have become longer.
+    if isChanged || isNew || count > old {
       key.keyspace.noteEdit(key.bytes, hash: key.hash, memory)
-      if isTelling, tells { tellSet(key.bytes.array, isNew: false) }
     }
+    if isChanged, isTelling, tells { tellSet(key.bytes.array, isNew: false) }
     return result
   }
 
@@ -830,7 +832,7 @@
   }
 
   /// Adds what has been recorded to what is written down, under the same locks.
-  func commitChanges() { memory.recorder?.commit() }
+  func commitChanges() { memory.recorder?.commit(to: memory.observers.changes) }
 
   // MARK: Transactions
 

@@ -266,7 +266,7 @@
     let missing = parser.missing(input)
     let rest = input.count - parser.consumed
     connection.expect(missing, behind: rest)
-    guard context.isLimited, let name = parser.partialName(input),
+    guard context.isLimited, !context.worker.gate.isLoading, let name = parser.partialName(input),
       let command = unsafe table.find(name), unsafe command.pointee.needsMemory,
       !client.flags.contains(.mustAuthenticate)
     else {
@@ -602,8 +602,11 @@
         }
       }
     }
+    // Who looks a key up would see it expire, which may be given a longer life by what is still to be
+    // read.
     if gate.isLoading, !isExec,
       unsafe command.pointee.flags.isDisjoint(with: [.loading, .whileLoading])
+        || command.pointee.firstKey > 0
     {
       throw .loading
     }

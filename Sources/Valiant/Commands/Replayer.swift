@@ -185,19 +185,23 @@ final class Replayer: LogReplaying {
     nonisolated(unsafe) let replayer = self
     nonisolated(unsafe) let order = sorted()
     Background.share(among: count) {
-      let part = turn.withLock { turn in
-        defer { turn.next += 1 }
-        return turn.next
-      }
-      // Whole shards.
-      let (from, end) = unsafe (
-        replayer.boundary(part, of: count, order), replayer.boundary(part + 1, of: count, order)
-      )
-      let failure = unsafe replayer.run(order[from..<end], by: replayer.appliers[part])
-      guard let failure else { return }
-      turn.withLock { turn in
-        if turn.failure == nil || failure.item.start < turn.failure?.item.start ?? 0 {
-          turn.failure = failure
+      // There may be fewer threads than parts.
+      while true {
+        let part = turn.withLock { turn in
+          defer { turn.next += 1 }
+          return turn.next
+        }
+        if part >= count { return }
+        // Whole shards.
+        let (from, end) = unsafe (
+          replayer.boundary(part, of: count, order), replayer.boundary(part + 1, of: count, order)
+        )
+        let failure = unsafe replayer.run(order[from..<end], by: replayer.appliers[part])
+        guard let failure else { continue }
+        turn.withLock { turn in
+          if turn.failure == nil || failure.item.start < turn.failure?.item.start ?? 0 {
+            turn.failure = failure
+          }
         }
       }
     }

@@ -76,7 +76,8 @@ enum SerializationCommands: CommandFamily {
     }
     var deadline: Timestamp?
     if timeToLive > 0 {
-      let offset = options.isAbsolute ? -Clock.wallOffsetMilliseconds : context.now.milliseconds
+      let now = context.now == .never ? .now : context.now
+      let offset = options.isAbsolute ? -Clock.wallOffsetMilliseconds : now.milliseconds
       let milliseconds = min(timeToLive, Expiry.longestTimeToLive(in: context))
       deadline = Timestamp(milliseconds: milliseconds.addingClamped(offset))
     }

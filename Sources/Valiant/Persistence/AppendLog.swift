@@ -61,6 +61,8 @@ final class AppendLog: Sendable {
     /// Since when it has been busy with one round, in milliseconds of the steady clock; nil when it
     /// has nothing to do.
     var busySince: Int?
+    /// When the first change was added that is written and not on the disk for certain.
+    var unsyncedSince: Int?
     /// Whether there is a base: before that nothing counts as kept.
     var isActive = false
   }
@@ -101,8 +103,12 @@ final class AppendLog: Sendable {
     /// one that is not in the manifest yet.
     var isBroken = false
     var isFileBroken = false
+    var isRewriting = false
     var hasFailed = false
     var isSyncDue = false
+    var isSyncWanted = false
+    /// When the first change was added that is written and not on the disk for certain.
+    var unsyncedSince: Int?
     var syncedAt = Clock.steadyMilliseconds
     /// How long that takes, about.
     var syncMicroseconds = 0
@@ -176,7 +182,7 @@ final class AppendLog: Sendable {
     shared.report.bytes = files.otherBytes + (files.file?.count ?? 0)
     shared.report.bytesAtBase = shared.report.bytes
     self.shared = Guarded(shared)
-    durable.store(changes.end, ordering: .relaxed)
+    durable.store(files.isActive ? changes.end : -1, ordering: .relaxed)
     written.store(changes.end, ordering: .relaxed)
   }
 
@@ -209,15 +215,17 @@ final class AppendLog: Sendable {
 
   /// Waits until another file has begun behind `position`, which `ChangeQueue.endFile` has given.
   ///
+  /// - Parameter isOver: Asked whether to give up.
   /// - Returns: False when there is none.
-  func waitForFile(behind position: Int) -> Bool {
+  func waitForFile(behind position: Int, unless isOver: () -> Bool = { false }) -> Bool {
     wake()
-    while true {
+    while !isOver() {
       let (end, hasEnded) = shared.withLock { ($0.fileEnd, $0.hasEnded) }
       if end.position >= position { return end.isGood }
       if hasEnded { return false }
       Clock.sleep(microseconds: 200)
     }
+    return false
   }
 
   /// Has a new base, behind which the last file has begun, take the place of all older files. Returns
@@ -255,10 +263,18 @@ final class AppendLog: Sendable {
   /// as long as the disk is quick, for waking another one takes half as long then.
   func commit() {
     guard isQuick.load(ordering: .relaxed) else { return wake() }
-    turn.withLock { files in
+    let isDone = turn.withLockIfFree { files in
       // Somebody else may have done it meanwhile.
       if durablePosition < changes.end { round(files) }
     }
+    // Whoever has the turn may be at something that takes its time.
+    if !isDone { wake() }
+  }
+
+  /// Says that a new base is being written, during which the disk is busy, and files change.
+  func setRewriting(_ isRewriting: Bool) {
+    turn.withLock { $0.isRewriting = isRewriting }
+    wake()
   }
 
   // MARK: The thread
@@ -286,12 +302,18 @@ final class AppendLog: Sendable {
   /// - Returns: Whether it was the last time.
   @discardableResult
   private func round(_ files: Files) -> Bool {
-    let (policy, isStopping) = shared.withLock { ($0.policy, $0.isStopping) }
+    // Before what has been added is taken: that is what it is about.
+    let (policy, isStopping) = shared.withLock { shared in
+      if shared.isSyncWanted { files.isSyncWanted = true }
+      shared.isSyncWanted = false
+      return (shared.policy, shared.isStopping)
+    }
     files.pending += changes.take()
     if !files.pending.isEmpty || files.isSyncDue {
       shared.withLock { $0.report.busySince = Clock.steadyMilliseconds }
     }
     write(files)
+    shared.withLock { $0.report.unsyncedSince = files.unsyncedSince }
     synchronizeIfDue(files, policy, isLast: isStopping)
     adoptIfWanted(files)
     if files.isBroken, Clock.steadyMilliseconds >= files.retryAt, !isStopping {
@@ -299,11 +321,12 @@ final class AppendLog: Sendable {
       files.listener.needsBase()
     }
     let isQuick =
-      policy == .always && files.isActive && !files.hasFailed && !isStopping
+      policy == .always && files.isActive && !files.hasFailed && !isStopping && !files.isRewriting
       && files.syncMicroseconds < Self.quickMicroseconds
     self.isQuick.store(isQuick, ordering: .relaxed)
     shared.withLock { shared in
       shared.report.busySince = nil
+      shared.report.unsyncedSince = files.unsyncedSince
       shared.report.isSyncDue = files.isSyncDue
       shared.report.bytes = files.otherBytes + (files.file?.count ?? 0)
     }
@@ -329,7 +352,10 @@ final class AppendLog: Sendable {
       do throws(FileError) {
         try write(piece, files)
       } catch {
-        return fail(files, error, isBroken: false)
+        // A base is on its way, which has all of that: nobody has to wait for this file.
+        let hasEnd = files.pending.contains(where: \.isLast)
+        fail(files, error, isBroken: hasEnd)
+        if !hasEnd { return }
       }
       if piece.isLast { endFile(files, behind: piece.end) }
       written.store(piece.end, ordering: .releasing)
@@ -358,13 +384,10 @@ final class AppendLog: Sendable {
     piece.fillReserved(with: header.bytes)
     try file.append(piece.output)
     files.isSyncDue = true
+    if files.unsyncedSince == nil { files.unsyncedSince = piece.began }
   }
 
   private func synchronizeIfDue(_ files: Files, _ policy: SyncPolicy, isLast: Bool) {
-    let isWanted = shared.withLock { shared in
-      defer { shared.isSyncWanted = false }
-      return shared.isSyncWanted
-    }
     let now = Clock.steadyMilliseconds
     let isDue =
       switch policy {
@@ -372,9 +395,12 @@ final class AppendLog: Sendable {
       case .everysec: now - files.syncedAt >= Self.syncMilliseconds
       case .no: false
       }
-    guard isDue || isWanted || isLast else { return }
+    guard isDue || files.isSyncWanted || isLast else { return }
     if files.isSyncDue { synchronizeFile(files) }
-    if !files.isSyncDue, files.isActive, !files.isBroken { tellDurable(files) }
+    if !files.isSyncDue, files.isActive, !files.isBroken {
+      if files.pending.isEmpty { files.isSyncWanted = false }
+      tellDurable(files)
+    }
   }
 
   private func synchronizeFile(_ files: Files) {
@@ -383,6 +409,7 @@ final class AppendLog: Sendable {
       let start = Clock.steadyMicroseconds
       try file.synchronize()
       files.isSyncDue = false
+      files.unsyncedSince = nil
       files.syncedAt = Clock.steadyMilliseconds
       let taken = Clock.steadyMicroseconds - start
       files.syncMicroseconds += (taken - files.syncMicroseconds) / 8
@@ -403,7 +430,13 @@ final class AppendLog: Sendable {
     if files.isSyncDue { synchronizeFile(files) }
     let old = files.file
     let isOldKept = files.isActive && !files.isBroken
+    let before = files.manifest
     let new = try? Self.beginFile(files, place)
+    if new == nil, files.manifest != before {
+      // The disk may have a manifest with a file behind this one, which then must have its end.
+      fail(
+        files, FileError(number: EIO, "cannot say for sure which files there are"), isBroken: true)
+    }
     if let new {
       files.otherBytes += old?.count ?? 0
       files.sinceBase = [new]
@@ -424,21 +457,29 @@ final class AppendLog: Sendable {
   ) throws(FileError) -> LogManifest.File {
     let new = place.increment(files.sequence + 1)
     let file = try AppendFile(place.path(new.name), count: 0, fault: files.fault)
+    files.sequence += 1
     if files.isActive, !files.isBroken {
       var manifest = files.manifest
       manifest.increments.append(new)
-      try write(manifest, at: place, files.fault)
-      files.manifest = manifest
+      try write(manifest, at: place, files)
     }
-    files.sequence += 1
     files.file = file
     return new
   }
 
-  static func write(
-    _ manifest: LogManifest, at place: Place, _ fault: OutputFile.Fault? = nil
+  /// Writes a manifest, which may be the one on the disk although this has failed.
+  private static func write(
+    _ manifest: LogManifest, at place: Place, _ files: Files
   ) throws(FileError) {
-    let file = try OutputFile(replacing: place.manifestPath, fault: fault)
+    let file = try OutputFile(replacing: place.manifestPath, fault: files.fault)
+    try Array(manifest.text.utf8).withBytes { bytes throws(FileError) in try file.write(bytes) }
+    defer { if file.hasReplaced { files.manifest = manifest } }
+    try file.commit()
+  }
+
+  /// Writes a manifest where there is no log yet.
+  static func write(_ manifest: LogManifest, at place: Place) throws(FileError) {
+    let file = try OutputFile(replacing: place.manifestPath)
     try Array(manifest.text.utf8).withBytes { bytes throws(FileError) in try file.write(bytes) }
     try file.commit()
   }
@@ -476,11 +517,11 @@ final class AppendLog: Sendable {
       ((old.base.map { [$0] } ?? []) + old.increments + old.history).filter {
         $0 != base && !manifest.increments.contains($0)
       }
-    try Self.write(manifest, at: place, files.fault)
-    files.manifest = manifest
+    try Self.write(manifest, at: place, files)
     files.isActive = true
     files.isBroken = false
     files.isSyncDue = false
+    files.unsyncedSince = nil
     files.otherBytes = bytes
     shared.withLock { shared in
       shared.report.isActive = true
@@ -499,8 +540,7 @@ final class AppendLog: Sendable {
     var manifest = files.manifest
     manifest.history = []
     // Else it is done next time.
-    guard (try? Self.write(manifest, at: place, files.fault)) != nil else { return }
-    files.manifest = manifest
+    try? Self.write(manifest, at: place, files)
   }
 
   private func fail(_ files: Files, _ error: FileError, isBroken: Bool) {

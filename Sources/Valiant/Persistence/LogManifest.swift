@@ -17,6 +17,8 @@ struct LogManifest: Equatable {
   /// Files that are to be removed.
   var history: [File] = []
 
+  /// So many files nobody has.
+  private static let sequenceMax = Int(Int32.max)
   private static let checksumMark = "#V1 "
 
   init() {}
@@ -35,7 +37,8 @@ struct LogManifest: Equatable {
     for (index, line) in lines.enumerated() {
       let words = line.split(separator: " ", omittingEmptySubsequences: false).map(String.init)
       guard words.count == 6, words[0] == "file", words[2] == "seq", words[4] == "type",
-        let sequence = Int(words[3]), sequence > 0, !words[1].isEmpty, !words[1].contains("/"),
+        let sequence = Int(words[3]), (1...Self.sequenceMax).contains(sequence), !words[1].isEmpty,
+        !words[1].contains("/"),
         names.insert(words[1]).inserted
       else { throw LogError("line \(index + 1) names no file of an append log") }
       let file = File(name: words[1], sequence: sequence)

@@ -109,6 +109,8 @@ struct RDBReader: ~Copyable {
     _ chunk: inout Chunk, expect: (_ keys: Int, _ database: Int) -> Void
   ) throws(RDBError) -> Bool {
     chunk.bytes.clear(keeping: 2 * Self.chunkBytes)
+    // Behind the end there may be a checksum, and other things.
+    if isAtEnd { return false }
     while chunk.bytes.count < Self.chunkBytes {
       if takeRun(&chunk) { continue }
       guard let item = try next() else { return !chunk.bytes.isEmpty }
@@ -123,7 +125,10 @@ struct RDBReader: ~Copyable {
         database = number
         if !chunk.bytes.isEmpty { return true }
       case .sizes(let keys, _):
-        expect(min(keys, (byteCount - offset) / Self.recordBytesMin), database)
+        let expected = min(keys, (byteCount - offset) / Self.recordBytesMin - expectedCount)
+        if expected <= 0 { continue }
+        expectedCount += expected
+        expect(expected, database)
       case .auxiliary: break
       }
     }
@@ -149,6 +154,8 @@ struct RDBReader: ~Copyable {
   }
 
   private static let chunkBytes = 8 << 20
+  /// Keys for which room has been made, of all databases.
+  private var expectedCount = 0
   /// Where the records belong that are read by chunks.
   private var database = 0
 

@@ -74,10 +74,14 @@ struct SerializedReader {
     case SerializedString.Kind.compressed:
       let count = try length()
       let full = try length()
+      // No server has longer ones, and nothing here could keep them.
+      guard max(count, full) <= Store.lengthMax else { throw .malformed }
       return .compressed(try bytes(count), count: full)
     default:
       rest = start
-      return .plain(try bytes(try length()))
+      let count = try length()
+      guard count <= Store.lengthMax else { throw .malformed }
+      return .plain(try bytes(count))
     }
   }
 }

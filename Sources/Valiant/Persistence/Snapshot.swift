@@ -20,9 +20,12 @@ final class Snapshot: Sendable {
 
   /// The moment is now; nil when another snapshot of the store is being written.
   ///
-  /// - Parameter isLocked: Whether the caller holds the locks of all shards.
-  init?(of store: Store, isLocked: Bool = false) {
-    guard let moment = Moment(of: store, isLocked: isLocked) else { return nil }
+  /// - Parameters:
+  ///   - isLocked: Whether the caller holds the locks of all shards.
+  ///   - keepsExpired: See `Moment`.
+  init?(of store: Store, isLocked: Bool = false, keepsExpired: Bool = false) {
+    let moment = Moment(of: store, isLocked: isLocked, keepsExpired: keepsExpired)
+    guard let moment else { return nil }
     self.moment = moment
   }
 

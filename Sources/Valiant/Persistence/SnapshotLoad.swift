@@ -156,9 +156,11 @@ final class SnapshotLoad: Sendable {
           guard let record = try? RDBReader.record(&reader) else { return RDBReader.damaged }
           let problem: String??
           if case .plain(let key) = record.key {
-            problem = insert(key, place.hash, record, keyspace)
+            problem = insert(key, place.hash, record, keyspace, database)
           } else {
-            problem = record.key.withBytes { insert($0, place.hash, record, keyspace) }
+            problem = record.key.withBytes {
+              insert($0, place.hash, record, keyspace, database)
+            }
           }
           guard let problem else { return RDBReader.damaged }
           if let problem { return problem }
@@ -210,13 +212,22 @@ final class SnapshotLoad: Sendable {
     return true
   }
 
+  /// Somebody writes down what is put into the store.
+  @inline(never)
+  private func log(_ key: Bytes, _ hash: UInt64, _ keyspace: KeyspaceReference, _ database: Int) {
+    guard let changes = memory.observers.changes else { return }
+    let entry = keyspace.find(key, hash: hash, now: .never, memory)
+    changes.appendState(of: key, entry, database: database)
+  }
+
   @inline(__always)
   private mutating func insert(
-    _ key: Bytes, _ hash: UInt64, _ record: RDBRecord, _ keyspace: KeyspaceReference
+    _ key: Bytes, _ hash: UInt64, _ record: RDBRecord, _ keyspace: KeyspaceReference,
+    _ database: Int
   ) -> String? {
     var deadline: Timestamp?
     if let milliseconds = record.deadline {
-      let moment = Timestamp(milliseconds: milliseconds &- wallOffset)
+      let moment = Timestamp(milliseconds: milliseconds.addingClamped(-wallOffset))
       if moment < now, !keepsExpired {
         expiredCount += 1
         return nil
@@ -238,9 +249,10 @@ final class SnapshotLoad: Sendable {
     guard let isSet else { return RDBReader.damaged }
     if !isSet { return "there is no memory for all of it" }
     if record.idleSeconds != nil || record.frequency != nil {
-      keyspace.find(key, hash: hash, now: now, memory)?.access = memory.access.restored(
+      keyspace.find(key, hash: hash, now: .never, memory)?.access = memory.access.restored(
         idleSeconds: record.idleSeconds, frequency: record.frequency)
     }
+    if keyspace.observers.contains(.log) { log(key, hash, keyspace, database) }
     return nil
   }
 }

@@ -32,6 +32,8 @@ final class AppendOnly: Sendable {
   /// What has become of keys, until it is written.
   let changes = ChangeQueue()
   private let state = Guarded(State())
+  /// Whether replies wait for the disk.
+  private let withholding = Guarded(false)
   private let log: Log
   private let makeReplayer: MakeReplayer
   private let loadedBytes = Atomic<Int>(0)
@@ -51,7 +53,6 @@ final class AppendOnly: Sendable {
     var snapshot: Snapshot?
     var report = Report()
     var waiting: [Waiting] = []
-    var isWithholding = false
     var isBehind = false
     /// When the next attempt is due to begin the log, or to write it anew.
     var retryAt = 0
@@ -92,7 +93,9 @@ final class AppendOnly: Sendable {
     var delayedCount = 0
   }
 
-  private static let retryMilliseconds = 5000
+  /// Milliseconds behind the first failure, which double with each one.
+  private static let retryMilliseconds = 1000
+  private static let retryMillisecondsMax = 60_000
   /// Age of what has not been written above which changes wait, and how much of it there may be.
   private static let behindMilliseconds = 2000
   private static let behindBytes = 64 << 20
@@ -114,6 +117,10 @@ final class AppendOnly: Sendable {
   /// - Throws: Why the server must not start.
   func open(_ settings: Settings, into store: Store) throws(Server.StartFailure) {
     cancelled.store(false, ordering: .relaxed)
+    state.withLock { state in
+      state.load = nil
+      state.beginning = nil
+    }
     if settings.directory.isEmpty {
       if !settings.appendsToLog { return }
       throw Server.StartFailure(
@@ -123,6 +130,12 @@ final class AppendOnly: Sendable {
       folder: "\(settings.directory)/\(settings.logFolder)", name: settings.logName)
     state.withLock { $0.place = place }
     guard settings.appendsToLog else { return }
+    // Clients wait until it has been read, or begun.
+    state.withLock { $0.beginning = Clock.wallMilliseconds }
+    if store.memory.observers.changes != nil {
+      throw Server.StartFailure(
+        description: "another server writes an append log of the same store")
+    }
     if store.census().keys > 0 {
       return log.notice("\(place.folder) is not loaded: there are keys already")
     }
@@ -158,26 +171,44 @@ final class AppendOnly: Sendable {
         var manifest = LogManifest()
         manifest.base = LogManifest.File(name: settings.logName, sequence: 1)
         try AppendLog.write(manifest, at: place)
-        if unsafe rename(old, place.path(settings.logName)) != 0 { throw FileError("move", old) }
+        try moveOldFile(manifest, to: place, settings)
         return manifest
       }
       let file = try InputFile(place.manifestPath)
       var text = ByteBuffer()
       while try file.read(64 * 1024, into: &text) > 0 {}
+      let manifest: LogManifest
       do throws(LogError) {
-        return try LogManifest(text.bytes.text)
+        manifest = try LogManifest(text.bytes.text)
       } catch {
         throw FileError(number: EINVAL, "\(place.manifestPath): \(error)")
       }
+      try moveOldFile(manifest, to: place, settings)
+      return manifest
     } catch {
       throw LogError(error.description)
     }
+  }
+
+  /// Moves a log of one file where the manifest says that it is, unless that has been done.
+  private static func moveOldFile(
+    _ manifest: LogManifest, to place: AppendLog.Place, _ settings: Settings
+  ) throws(FileError) {
+    let old = "\(settings.directory)/\(settings.logName)"
+    let new = place.path(settings.logName)
+    guard manifest.base?.name == settings.logName, isMissing(new), !isMissing(old) else { return }
+    if unsafe rename(old, new) != 0 { throw FileError("move", old) }
+    try synchronizeFolder(of: new)
+    try synchronizeFolder(of: old)
   }
 
   /// Why there can be no log where the settings want one; nil when there can, or need not.
   func refusal(of settings: Settings, on server: Server) -> String? {
     guard settings.appendsToLog else { return nil }
     if settings.directory.isEmpty { return "there is no directory to write to: dir is empty" }
+    if writer == nil, server.store.memory.observers.changes != nil {
+      return "another server writes an append log of the same store"
+    }
     do throws(FileError) {
       try server.saving.takeFolder(settings)
       return nil
@@ -195,12 +226,15 @@ final class AppendOnly: Sendable {
     Server.StartFailure(isMisconfiguration: true, description: "\(error)")
   }
 
+  /// Whether there are files that are to be loaded.
+  var hasFiles: Bool { state.withLock { $0.load != nil } }
+
   var isLoading: Bool { state.withLock { $0.load != nil || $0.beginning != nil } }
 
   /// How far loading has come; nil when that is over.
   var loadProgress: (read: Int, total: Int, keys: Int, began: Int)? {
     let (beginning, snapshot) = state.withLock { ($0.beginning, $0.snapshot) }
-    if let beginning {
+    if let beginning, state.withLock({ $0.load == nil }) {
       return (
         snapshot?.savedKeyCount ?? 0, snapshot?.keyCount ?? 0, snapshot?.keyCount ?? 0,
         beginning / 1000
@@ -233,7 +267,10 @@ final class AppendOnly: Sendable {
     }
     let changes = server.store.census().changes
     server.saving.didLoad(changes: changes)
-    state.withLock { $0.load = nil }
+    state.withLock { state in
+      state.load = nil
+      state.beginning = nil
+    }
   }
 
   private func load(
@@ -371,8 +408,8 @@ final class AppendOnly: Sendable {
   /// Begins a log with the keys that there are.
   private func beginLog(at place: AppendLog.Place, on server: Server) throws(LogError) {
     let old = try Self.manifest(at: place, server.settings) ?? LogManifest()
-    state.withLock { $0.beginning = Clock.wallMilliseconds }
-    defer { state.withLock { $0.beginning = nil } }
+    state.withLock { $0.isRewriting = true }
+    defer { state.withLock { $0.isRewriting = false } }
     do throws(FileError) {
       // The keys of an embedding program are newer than an old log.
       try begin(at: place, after: old, on: server)
@@ -396,6 +433,7 @@ final class AppendOnly: Sendable {
       state.withLock { $0.writer = nil }
       server.store.setChangeQueue(nil, isLocked: false)
       _ = writer.stop()
+      for worker in server.workers { worker.post { $0.setLogFailure(nil) } }
       throw error
     }
   }
@@ -414,7 +452,10 @@ final class AppendOnly: Sendable {
     AppendLog.Listener(
       didSynchronize: { [self, unowned server] in didSynchronize($0, server) },
       didFail: { [self, unowned server] in didFail($0, server) },
-      needsBase: { [self, unowned server] in beginRewrite(on: server) })
+      needsBase: { [self, unowned server] in
+        let isDue = state.withLock { Clock.steadyMilliseconds >= $0.retryAt }
+        if isDue { beginRewrite(on: server) }
+      })
   }
 
   // MARK: Writing
@@ -429,15 +470,13 @@ final class AppendOnly: Sendable {
   }
 
   private func didSynchronize(_ position: Int, _ server: Server) {
-    let (isWithholding, done) = state.withLock { state -> (Bool, [Waiting]) in
+    let done = state.withLock { state -> [Waiting] in
       let done = state.waiting.filter { $0.position <= position && !$0.isHopeless }
       if !done.isEmpty { state.waiting.removeAll { $0.position <= position && !$0.isHopeless } }
-      return (state.isWithholding, done)
+      return done
     }
-    if isWithholding {
-      for worker in server.workers where worker.isWithholding {
-        worker.post { $0.release(upTo: position) }
-      }
+    for worker in server.workers where worker.isWithholding {
+      worker.post { $0.release(upTo: position) }
     }
     for one in done { answer(one, isDurable: true, server) }
   }
@@ -454,12 +493,13 @@ final class AppendOnly: Sendable {
 
   /// Has replies wait, or not any more, as the settings say.
   private func withholdAsSet(on server: Server) {
-    let always = server.settings.syncPolicy == .always
-    let isWithholding = state.withLock { state in
-      state.isWithholding = always && state.writer?.report.isActive ?? false
-      return state.isWithholding
+    // One after the other, so that what comes last holds.
+    withholding.withLock { isWithholding in
+      let always = server.settings.syncPolicy == .always
+      isWithholding = always && state.withLock { $0.writer }?.report.isActive ?? false
+      let isOn = isWithholding
+      for worker in server.workers { worker.post { $0.setWithholding(isOn) } }
     }
-    for worker in server.workers { worker.post { $0.setWithholding(isWithholding) } }
   }
 
   // MARK: Writing anew
@@ -510,8 +550,11 @@ final class AppendOnly: Sendable {
     var result: Result<Snapshot.Summary, FileError>
     var isOffered = false
     do throws(FileError) {
+      writer.setRewriting(true)
+      defer { writer.setRewriting(false) }
       let (snapshot, position) = try take(server, begins: begins)
       state.withLock { $0.snapshot = snapshot }
+      if cancelled.load(ordering: .relaxed) { snapshot.cancel() }
       var courtesy = Background.Courtesy()
       let statistics = server.statistics
       let summary = try snapshot.write(
@@ -521,7 +564,8 @@ final class AppendOnly: Sendable {
           courtesy.pause(others: Statistics.sum(statistics) { $0.commandsProcessed.value })
         })
       state.withLock { $0.report.lastWaitingBytes = snapshot.waitingBytesMax }
-      guard writer.waitForFile(behind: position) else {
+      let isOver = { self.cancelled.load(ordering: .relaxed) }
+      guard writer.waitForFile(behind: position, unless: isOver) else {
         throw FileError(number: EIO, "no file could be begun behind the new base")
       }
       isOffered = true
@@ -545,7 +589,8 @@ final class AppendOnly: Sendable {
       case .failure:
         state.report.isLastRewriteGood = false
         state.report.failuresInRow += 1
-        state.retryAt = Clock.steadyMilliseconds + Self.retryMilliseconds
+        let pause = Self.retryMilliseconds << min(state.report.failuresInRow - 1, 6)
+        state.retryAt = Clock.steadyMilliseconds + min(pause, Self.retryMillisecondsMax)
       }
     }
     let summary = try result.get()
@@ -562,7 +607,7 @@ final class AppendOnly: Sendable {
     let store = server.store
     while !cancelled.load(ordering: .relaxed) {
       store.lockAll()
-      let snapshot = Snapshot(of: store, isLocked: true)
+      let snapshot = Snapshot(of: store, isLocked: true, keepsExpired: true)
       var position = 0
       if snapshot != nil {
         if begins { store.setChangeQueue(changes, isLocked: true) }
@@ -590,14 +635,12 @@ final class AppendOnly: Sendable {
   /// Has changes wait while more of them wait for the disk than should: in this log, or in a snapshot
   /// that is being written.
   private func noteBehind(_ writer: AppendLog?, on server: Server) {
-    var isBehind =
-      max(
-        server.saving.current?.waitingBytes ?? 0, state.withLock { $0.snapshot }?.waitingBytes ?? 0)
-      > Self.behindBytes
+    var isBehind = server.store.snapshotWaitingBytes > Self.behindBytes
     if let writer {
       let now = Clock.steadyMilliseconds
       let report = writer.report
-      let began = min(changes.oldest ?? now, report.busySince ?? now)
+      var began = min(changes.oldest ?? now, report.busySince ?? now)
+      if server.settings.syncPolicy == .everysec { began = min(began, report.unsyncedSince ?? now) }
       // Who waits for that gets no reply, or an error, anyway.
       if report.failure == nil, now - began > Self.behindMilliseconds { isBehind = true }
       if changes.end - writer.writtenPosition > Self.behindBytes { isBehind = true }
@@ -642,8 +685,10 @@ final class AppendOnly: Sendable {
   }
 
   private func beginWhileRunning(on server: Server) {
+    // It begins behind that anyway, if it is wanted then.
+    if server.isLoading { return }
     let place = state.withLock { state -> AppendLog.Place? in
-      guard let place = state.place, !state.isRewriting, state.load == nil,
+      guard let place = state.place, !state.isRewriting, state.load == nil, state.writer == nil,
         Clock.steadyMilliseconds >= state.retryAt
       else { return nil }
       state.isRewriting = true
@@ -676,11 +721,15 @@ final class AppendOnly: Sendable {
     }
     guard let writer else { return }
     server.store.setChangeQueue(nil, isLocked: false)
-    // What waits for the disk is still written.
-    if !writer.stop() { log.warning("the append log could not be written to its end") }
-    withholdAsSet(on: server)
-    for worker in server.workers { worker.post { $0.setLogFailure(nil) } }
-    log.notice("the append log has ended: appendonly no")
+    // What waits for the disk is still written, which may take its time.
+    state.withLock { $0.isRewriting = true }
+    Background.run { [self] _ in
+      if !writer.stop() { log.warning("the append log could not be written to its end") }
+      withholdAsSet(on: server)
+      for worker in server.workers { worker.post { $0.setLogFailure(nil) } }
+      log.notice("the append log has ended: appendonly no")
+      state.withLock { $0.isRewriting = false }
+    }
   }
 
   /// Has loading and writing anew end early, for the server is to stop.
@@ -697,15 +746,14 @@ final class AppendOnly: Sendable {
     while state.withLock({ $0.isRewriting }) { Clock.sleep(microseconds: 1000) }
     let writer = state.withLock { state -> AppendLog? in
       state.load = nil
+      state.beginning = nil
       state.waiting = []
       defer { state.writer = nil }
       return state.writer
     }
     guard let writer else { return }
-    if !writer.stop() {
-      log.warning("the append log lacks what could not be written")
-    }
     server.store.setChangeQueue(nil, isLocked: false)
+    if !writer.stop() { log.warning("the append log lacks what could not be written") }
   }
 
   // MARK: Clients that wait

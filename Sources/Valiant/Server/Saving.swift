@@ -321,7 +321,11 @@ final class Saving: Sendable {
   ///
   /// - Parameter isLocked: Whether the caller holds the locks of all shards.
   func didRemoveAll(on server: Server, isLocked: Bool) {
-    if server.settings.saveRules.isEmpty || state.withLock({ $0.path.isEmpty }) { return }
+    // It may be one of a log that is being read.
+    if server.isLoading || server.settings.saveRules.isEmpty || state.withLock({ $0.path.isEmpty })
+    {
+      return
+    }
     // One that is under way is of keys that nobody wants; the next one follows it.
     let isBusy = state.withLock { state in
       state.snapshot?.cancel()
@@ -334,11 +338,12 @@ final class Saving: Sendable {
   /// Begins a snapshot if the rules ask for one. Once a second.
   func followRules(on server: Server) {
     let settings = server.settings
-    if settings.saveRules.isEmpty { return }
+    // What has not been read as a whole must not replace anything.
+    if settings.saveRules.isEmpty || server.isLoading { return }
     let now = Clock.steadyMilliseconds
     let (isIdle, report, savedChanges, lastTry) = state.withLock {
       (
-        !$0.isSaving && $0.load == nil && !$0.path.isEmpty, $0.report, $0.savedChanges,
+        !$0.isSaving && !$0.path.isEmpty, $0.report, $0.savedChanges,
         $0.lastTry
       )
     }

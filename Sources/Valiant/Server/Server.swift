@@ -90,7 +90,8 @@ public final class Server: Sendable {
   // MARK: Starting and stopping
 
   /// Listens, starts the threads and reads the keys of `Settings.directory`; returns when clients
-  /// are served. Those that come earlier are told that keys are being loaded.
+  /// are served. Those that come earlier are told that keys are being loaded. A store that was given to the
+  /// server is not to be used meanwhile.
   ///
   /// - Throws: `StartFailure` when an address is taken, the system refuses something, or the keys
   ///   cannot be read; then nothing is left running.
@@ -136,7 +137,7 @@ public final class Server: Sendable {
     do throws(StartFailure) {
       try saving.open(settings)
       try appendOnly.open(settings, into: store)
-      if !appendOnly.isLoading { try saving.find(into: store) }
+      if !appendOnly.hasFiles { try saving.find(into: store) }
     } catch {
       saving.close()
       state.withLock { $0.phase = .stopped }
@@ -630,6 +631,7 @@ public final class Server: Sendable {
     // What fitted once is not evicted now, and nobody hears of it.
     settings.maxMemory = Settings.MemoryLimit()
     settings.keyspaceEvents = []
+    settings.bulkLengthMaxBytes = Store.lengthMax
     var made: [Worker] = []
     do throws(NetworkError) {
       for _ in workers {

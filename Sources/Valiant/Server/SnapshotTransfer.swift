@@ -7,6 +7,7 @@ import Synchronization
 /// of its own sends it, beside the client's loop, which leaves the connection alone meanwhile.
 final class SnapshotTransfer: Sendable {
   private let cancelled = Atomic<Bool>(false)
+  private let snapshot = Guarded(Snapshot?.none)
   private let client: Int
   private let worker: Int
 
@@ -18,7 +19,10 @@ final class SnapshotTransfer: Sendable {
   }
 
   /// Has it end, for the client has gone.
-  func cancel() { cancelled.store(true, ordering: .relaxed) }
+  func cancel() {
+    cancelled.store(true, ordering: .relaxed)
+    snapshot.withLock { $0?.cancel() }
+  }
 
   private var isCancelled: Bool { cancelled.load(ordering: .relaxed) }
 
@@ -52,6 +56,9 @@ final class SnapshotTransfer: Sendable {
         Clock.sleep(microseconds: 10_000)
         continue
       }
+      self.snapshot.withLock { $0 = snapshot }
+      defer { self.snapshot.withLock { $0 = nil } }
+      if isCancelled { snapshot.cancel() }
       var courtesy = Background.Courtesy()
       let statistics = server.statistics
       _ = try snapshot.write(

@@ -70,6 +70,13 @@ final class ChangeQueue: Sendable {
     append(&record, first: database, last: database)
   }
 
+  /// Adds what a key is now; that it is gone for nil.
+  func appendState(of key: Bytes, _ entry: Entry?, database: Int) {
+    var record = OutputBuffer()
+    ChangeRecord.state(of: key, entry, &record)
+    append(&record, first: database, last: database)
+  }
+
   /// Says that what follows belongs into another file. Under the locks of all shards.
   ///
   /// - Returns: The position.
@@ -178,7 +185,6 @@ final class ChangeRecorder {
     let isTimed: Bool
   }
 
-  private let queue: ChangeQueue
   /// Keys that have changed since `record`, one behind the other in `keys`.
   private var changes: [Change] = []
   private var keys = ByteBuffer()
@@ -187,7 +193,8 @@ final class ChangeRecorder {
   private var firstDatabase = -1
   private var lastDatabase = -1
 
-  init(to queue: ChangeQueue) { self.queue = queue }
+  /// Whether something is recorded that has not been added to a queue.
+  var isEmpty: Bool { recordCount == 0 }
 
   /// Notes that a key has changed, or is about to.
   ///
@@ -231,6 +238,12 @@ final class ChangeRecorder {
     output.append(&command)
   }
 
+  /// Records that a key has gone by itself.
+  func recordRemoval(of key: Bytes, database: Int) {
+    begin(database)
+    ChangeRecord.delete(key, &output)
+  }
+
   private func forgetChanges() {
     changes.removeAll(keepingCapacity: true)
     keys.clear(keeping: Self.keptBytes)
@@ -248,9 +261,16 @@ final class ChangeRecorder {
     recordCount += 1
   }
 
-  /// Adds what has been recorded to the queue, as one. Under the locks of all keys that it is of.
-  func commit() {
+  /// Adds what has been recorded to a queue, as one. Under the locks of all keys that it is of.
+  ///
+  /// - Parameter queue: Nil when nobody writes changes down any more.
+  func commit(to queue: ChangeQueue?) {
     if recordCount == 0 { return }
+    guard let queue else {
+      output.reset()
+      recordCount = 0
+      return
+    }
     if recordCount > 1 {
       var whole = OutputBuffer()
       whole.bytes.append(literal: "*1\r\n$5\r\nMULTI\r\n")

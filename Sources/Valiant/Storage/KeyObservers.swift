@@ -303,8 +303,8 @@ enum KeyChange: Sendable {
   }
 
   /// Keeps a key as it is for the snapshot. Under the lock of its shard.
-  func preserve(_ entry: Entry, database: Int) {
-    unsafe state.pointee.moment?.preserve(entry, database: database)
+  func preserve(_ entry: Entry, database: Int, hasExpired: Bool) {
+    unsafe state.pointee.moment?.preserve(entry, database: database, hasExpired: hasExpired)
   }
 
   /// Where changes are added that somebody writes down. To be changed under the locks of all shards.

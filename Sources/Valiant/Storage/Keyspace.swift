@@ -75,11 +75,8 @@ struct Keyspace: ~Copyable {
         key, hash: hash, database: Int(database), author: author)
       if isUnread { observers.remove(.reader) }
     }
-    // What has expired is no part of any snapshot that is still to be read.
-    if observers.contains(.saver), change != .expired,
-      let position = table.find(key, hash: hash, in: arena.chunks)
-    {
-      preserve(position.entry, memory)
+    if observers.contains(.saver), let position = table.find(key, hash: hash, in: arena.chunks) {
+      preserve(position.entry, memory, hasExpired: change == .expired)
     }
     if observers.contains(.listener), !change.isCommanded {
       memory.listener?(change, key, Int(database))
@@ -96,7 +93,12 @@ struct Keyspace: ~Copyable {
       recorder.note(key, hash: hash, database: Int(database), isTimed: change == .timed)
       memory.hasChanges = true
     } else {
-      memory.observers.changes?.appendRemoval(of: key, database: Int(database))
+      if let recorder = memory.recorder, !recorder.isEmpty {
+        // Behind what the same transaction has done before.
+        recorder.recordRemoval(of: key, database: Int(database))
+      } else {
+        memory.observers.changes?.appendRemoval(of: key, database: Int(database))
+      }
     }
   }
 
@@ -625,10 +627,11 @@ struct Keyspace: ~Copyable {
   }
 
   /// Gives a key to the snapshot, if that has not got it yet.
-  private func preserve(_ entry: Entry, _ memory: StorageContext) {
+  private func preserve(_ entry: Entry, _ memory: StorageContext, hasExpired: Bool = false) {
     if entry.mark == mark { return }
     entry.mark = mark
-    memory.observers.preserve(entry, database: Int(savedDatabase))
+    memory.observers.preserve(
+      entry, database: Int(savedDatabase), hasExpired: hasExpired)
   }
 
   /// Calls `body` with the keys of the segment at `cursor` that the snapshot has not got yet, until
@@ -774,8 +777,10 @@ struct Keyspace: ~Copyable {
     let removed = dead.count
     for reference in dead {
       if !observers.isEmpty {
-        let key = arena.chunks.entry(reference).key
-        note(.expired, key, hash: memory.hashing.hash(key), memory)
+        // The table has let go of it.
+        let entry = arena.chunks.entry(reference)
+        if observers.contains(.saver) { preserve(entry, memory, hasExpired: true) }
+        note(.expired, entry.key, hash: memory.hashing.hash(entry.key), memory)
       }
       arena.remove(reference, memory.pool)
     }

@@ -19,6 +19,9 @@ final class Moment: Sendable {
   let sizes: [Size]
   /// `Store.Census.changes` as it was.
   let changes: Int
+  /// Whether keys are part of it whose time to live is over, or will be before they are handed out: what
+  /// follows in an append log may have to do with them.
+  let keepsExpired: Bool
   private let store: Store
   private let lock = SpinLock()
   // SAFETY: both under `lock`.
@@ -33,11 +36,14 @@ final class Moment: Sendable {
   ///
   /// O(shards), with all locks held.
   ///
-  /// - Parameter isLocked: Whether the caller holds them.
-  init?(of store: Store, isLocked: Bool = false) {
+  /// - Parameters:
+  ///   - isLocked: Whether the caller holds them.
+  ///   - keepsExpired: See there.
+  init?(of store: Store, isLocked: Bool = false, keepsExpired: Bool = false) {
     if !isLocked { store.lockAll() }
     defer { if !isLocked { store.unlockAll() } }
     self.store = store
+    self.keepsExpired = keepsExpired
     time = .now
     guard store.memory.observers.moment == nil else { return nil }
     var sizes = [Size](repeating: Size(), count: Store.databaseCount)
@@ -60,8 +66,10 @@ final class Moment: Sendable {
   // MARK: Those who change keys
 
   /// Takes a copy of an entry that is about to change. Under the lock of its shard.
-  func preserve(_ entry: Entry, database: Int) {
-    if entry.isExpired(at: time) { return }
+  ///
+  /// - Parameter hasExpired: Whether it goes because its time to live is over.
+  func preserve(_ entry: Entry, database: Int, hasExpired: Bool) {
+    if !keepsExpired, hasExpired || entry.isExpired(at: time) { return }
     lock.withLock {
       let before = unsafe changed.byteCount
       unsafe changed.append(entry, database: database)
@@ -123,8 +131,10 @@ final class Moment: Sendable {
     }
   }
 
+  private func isPart(_ entry: Entry) -> Bool { keepsExpired || !entry.isExpired(at: time) }
+
   private func take(_ entry: Entry, database: Int, _ batch: inout EntryBatch) -> Bool {
-    if !entry.isExpired(at: time) { batch.append(entry, database: database) }
+    if isPart(entry) { batch.append(entry, database: database) }
     return batch.byteCount < Self.lockedBytesMax
   }
 
@@ -136,7 +146,7 @@ final class Moment: Sendable {
         if let keyspace = Self.unsaved(walk.database, in: shard) {
           let end = batch.byteCount + Self.lockedBytesMax
           walk.cursor = keyspace.saveSegment(at: walk.cursor) { entry in
-            if !entry.isExpired(at: time) { batch.append(entry, database: walk.database) }
+            if isPart(entry) { batch.append(entry, database: walk.database) }
             return batch.byteCount < end
           }
           if walk.cursor == 0 { walk.database += 1 }

@@ -431,6 +431,13 @@ import Synchronization
   func swap(_ first: Int, _ second: Int, isLocked: Bool, by context: StorageContext) {
     if first == second { return }
     if !isLocked { lockAll() }
+    for index in 0..<Self.shardCount {
+      let shard = shard(index)
+      if shard.keyspaceIfUsed(first) == nil, shard.keyspaceIfUsed(second) == nil { continue }
+      let both = [shard.keyspace(first), shard.keyspace(second)]
+      for database in [first, second] { noteAll(index, database, in: both, by: context) }
+    }
+    // Behind what has expired in either.
     log(by: context, isLocked: isLocked, database: first) { output in
       output.bytes.append(literal: "*3\r\n$6\r\nSWAPDB\r\n")
       output.bytes.append(bulkNumber: first)
@@ -439,9 +446,7 @@ import Synchronization
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       if shard.keyspaceIfUsed(first) == nil, shard.keyspaceIfUsed(second) == nil { continue }
-      let both = [shard.keyspace(first), shard.keyspace(second)]
-      for database in [first, second] { noteAll(index, database, in: both, by: context) }
-      both[0].swap(with: both[1])
+      shard.keyspace(first).swap(with: shard.keyspace(second))
     }
     memory.observers.noteEverything(in: shards)
     if !isLocked { unlockAll() }
@@ -464,6 +469,12 @@ import Synchronization
     } else {
       changes.append(&record, first: database, last: database)
     }
+  }
+
+  /// Bytes of copies that wait for a snapshot to take them.
+  var snapshotWaitingBytes: Int {
+    // Whoever holds one lock may look at the moment.
+    shard(0).withLock { memory.observers.moment }?.waitingBytes ?? 0
   }
 
   // MARK: Who writes changes down
@@ -609,10 +620,8 @@ import Synchronization
       if keyspace.observers.contains(.log), let changes = memory.observers.changes {
         // The bytes of the key may have gone into the store with a long value.
         key.withBytes { key in
-          var record = OutputBuffer()
           let entry = keyspace.find(key, hash: hash, now: .never, memory)
-          ChangeRecord.state(of: key, entry, &record)
-          changes.append(&record, first: database, last: database)
+          changes.appendState(of: key, entry, database: database)
         }
       }
       return result

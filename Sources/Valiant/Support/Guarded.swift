@@ -23,6 +23,16 @@ import Glibc
     unsafe mutex.deallocate()
   }
 
+  /// The same if nobody else has it at the moment.
+  ///
+  /// - Returns: False when somebody has; then nothing has happened.
+  func withLockIfFree(_ body: (inout Contents) -> Void) -> Bool {
+    if unsafe pthread_mutex_trylock(mutex) != 0 { return false }
+    defer { unsafe pthread_mutex_unlock(mutex) }
+    body(&value)
+    return true
+  }
+
   /// Calls `body` with the value, while nobody else touches it. Not recursive.
   func withLock<Result>(_ body: (inout Contents) -> Result) -> Result {
     unsafe pthread_mutex_lock(mutex)

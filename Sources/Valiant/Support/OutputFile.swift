@@ -21,6 +21,8 @@ final class OutputFile {
   private let fault: Fault?
   /// Bytes that were written.
   private(set) var count = 0
+  /// Whether it has taken the other one's place, though perhaps not for good.
+  private(set) var hasReplaced = false
   /// Up to where the system was told to write to the disk.
   private var flushed = 0
 
@@ -93,6 +95,7 @@ final class OutputFile {
     if fsync(descriptor) != 0 { throw FileError("write", newPath) }
     try check(.rename)
     if unsafe rename(newPath, path) != 0 { throw FileError("rename", newPath) }
+    hasReplaced = true
     close(descriptor)
     descriptor = -1
     try check(.synchronizeFolder)
@@ -107,7 +110,8 @@ func synchronizeFolder(of path: String) throws(FileError) {
   let folder = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
   let descriptor = unsafe open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
   // Names can be changed in a folder that cannot be read; then this is all that can be done.
-  if descriptor < 0 { return }
+  if descriptor < 0, errno == EACCES { return }
+  guard descriptor >= 0 else { throw FileError("write", folder) }
   defer { close(descriptor) }
   // Not all file systems can; those need not.
   if fsync(descriptor) != 0, errno != EINVAL { throw FileError("write", folder) }

@@ -24,7 +24,8 @@ struct Timestamp: Comparable, Sendable {
   }
 
   /// The same moment as a time of day, milliseconds since 1970, by the clock as it stands now.
-  var unixMilliseconds: Int { milliseconds &+ Clock.wallOffsetMilliseconds }
+  /// The latest there is for what would be later than that.
+  var unixMilliseconds: Int { milliseconds.addingClamped(Clock.wallOffsetMilliseconds) }
 
   init(milliseconds: Int) {
     self.milliseconds = milliseconds

@@ -280,6 +280,108 @@ import Testing
     #expect(third.store.get("behind") == "1")
   }
 
+  @Test("what has expired in a base may be prolonged by what follows") func expiredInBase() throws {
+    defer { remove() }
+    let first = try server {
+      $0.evictionPolicy = .allKeysLRU
+      $0.checksumsSnapshots = false
+    }
+    first.setSweeping(false)
+    let peer = Peer(first)
+    peer.send("SET", "over", "1", "PX", "60")
+    peer.send("SET", "longer", "2", "PX", "60")
+    peer.send("SET", "unlimited", "3")
+    first.appendOnly.beginRewrite(on: first)
+    while first.appendOnly.isRewriting { usleep(1000) }
+    for _ in 0..<1000 where first.appendOnly.report.rewriteCount < 2 { usleep(1000) }
+    #expect(first.appendOnly.report.rewriteCount == 2)
+    peer.send("PERSIST", "longer")
+    peer.send("RENAME", "longer", "renamed")
+    usleep(100_000)
+    first.stop()
+    let second = try server { $0.evictionPolicy = .allKeysLRU }
+    defer { second.stop() }
+    #expect(second.store.get("over") == nil)
+    #expect(second.store.get("renamed") == "2")
+    #expect(second.store.get("unlimited") == "3")
+  }
+
+  @Test("a base has what expires while it is written") func expiryWhileWriting() throws {
+    defer { remove() }
+    let store = Store()
+    for index in 0..<200 { store.set("k\(index)", to: "v", expiresIn: .milliseconds(30)) }
+    let snapshots = try [true, false].map { keepsExpired in
+      if !keepsExpired {
+        for index in 0..<200 { store.set("k\(index)", to: "v", expiresIn: .milliseconds(30)) }
+      }
+      let snapshot = try #require(Snapshot(of: store, keepsExpired: keepsExpired))
+      usleep(60_000)
+      // By a walk, and by who comes across it.
+      _ = store.exists("k7")
+      #expect(store.removeExpired() == 199)
+      return try snapshot.write(to: folder + "/base").keys
+    }
+    #expect(snapshots[0] == 200)
+    #expect(snapshots[1] < 200)
+  }
+
+  @Test("a string that a refused BITFIELD has made is there again") func refusedBitField() throws {
+    defer { remove() }
+    let first = try server()
+    let peer = Peer(first)
+    #expect(peer.send("BITFIELD", "a", "OVERFLOW", "FAIL", "INCRBY", "u2", "0", "5") == "*1")
+    peer.readReply()
+    peer.send("RENAME", "a", "b")
+    peer.send("SET", "c", "x")
+    #expect(peer.send("BITFIELD", "c", "OVERFLOW", "FAIL", "INCRBY", "u2", "100", "9") == "*1")
+    peer.readReply()
+    peer.send("APPEND", "c", "z")
+    first.stop()
+    let second = try server()
+    defer { second.stop() }
+    #expect(contents(second.store) == contents(first.store))
+    #expect(second.store.get("b") == "\0" && second.store.get("c")?.utf8.count == 14)
+  }
+
+  @Test("what expires in exchanged databases is removed where it was") func exchanged() throws {
+    defer { remove() }
+    let first = try server()
+    first.setSweeping(false)
+    let (peer, watcher) = (Peer(first), Peer(first))
+    peer.send([["SELECT", "1"], ["SET", "k", "dies", "PX", "20"], ["SET", "w", "lives"]])
+    peer.send([["SELECT", "0"], ["SET", "k", "lives"], ["SET", "w", "dies", "PX", "20"]])
+    watcher.send("WATCH", "w")
+    usleep(40_000)
+    #expect(peer.send([["MULTI"], ["SWAPDB", "0", "1"], ["GET", "k"], ["EXEC"]]) == "*2")
+    for _ in 0..<2 { peer.readReply() }
+    first.stop()
+    #expect(first.store.get("k", database: 1) == "lives" && first.store.get("w") == "lives")
+    let second = try server()
+    defer { second.stop() }
+    #expect(contents(second.store) == contents(first.store))
+  }
+
+  @Test("what comes into the store in other ways is written, too") func otherWays() throws {
+    defer { remove() }
+    let first = try server()
+    var settings = Settings()
+    settings.port = 0
+    let other = Server(settings: settings, store: first.store)
+    try other.start()
+    Peer(other).send("SET", "other", "1")
+    other.stop()
+    let store = Store()
+    store.set("loaded", to: "2")
+    try store.save(to: folder + "/file.rdb")
+    try first.store.load(from: folder + "/file.rdb")
+    let third = Server(settings: first.settings, store: first.store)
+    #expect(throws: Server.StartFailure.self) { try third.start() }
+    first.stop()
+    let second = try server()
+    defer { second.stop() }
+    #expect(second.store.get("other") == "1" && second.store.get("loaded") == "2")
+  }
+
   // MARK: Damage
 
   private var lastFile: String { folder + "/appendonlydir/appendonly.aof.1.incr.aof" }
@@ -505,6 +607,39 @@ import Testing
     let second = try server()
     defer { second.stop() }
     #expect(second.store.get("n") == "5")
+  }
+
+  @Test("a file that cannot be written to holds up neither a new base nor the end") func stuckFile()
+    throws
+  {
+    defer { remove() }
+    let isFull = Atomic<Bool>(false)
+    let first = try server(
+      .everysec,
+      fault: { step in step == .write && isFull.load(ordering: .relaxed) ? EIO : 0 })
+    let peer = Peer(first)
+    peer.send("SET", "n", "1")
+    usleep(20_000)
+    isFull.store(true, ordering: .relaxed)
+    peer.send("SET", "n", "2")
+    for _ in 0..<2000 where first.appendOnly.failure == nil { usleep(1000) }
+    // The manifest cannot be written either.
+    first.appendOnly.beginRewrite(on: first)
+    for _ in 0..<5000 where first.appendOnly.report.failuresInRow == 0 { usleep(1000) }
+    #expect(first.appendOnly.report.failuresInRow > 0)
+    isFull.store(false, ordering: .relaxed)
+    for _ in 0..<10_000 where first.appendOnly.failure != nil { usleep(1000) }
+    #expect(first.appendOnly.failure == nil)
+    isFull.store(true, ordering: .relaxed)
+    usleep(20_000)
+    peer.send("SET", "n", "3")
+    for _ in 0..<2000 where first.appendOnly.failure == nil { usleep(1000) }
+    let start = Clock.steadyMilliseconds
+    first.stop()
+    #expect(Clock.steadyMilliseconds - start < 5000)
+    let second = try server()
+    defer { second.stop() }
+    #expect(second.store.get("n") == "2")
   }
 
   /// Writes by hand what a server would have written, and reads it again.
