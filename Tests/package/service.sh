@@ -322,6 +322,25 @@ cli SET upgraded yes >out
 apt-get install --yes --quiet --reinstall "$upgrade" >out 2>&1
 same 'an upgrade keeps the keys' yes "$(cli GET upgraded)"
 
+# ---- The append log -------------------------------------------------------------------------------------------------
+
+forget_starts
+has_log() { cli INFO persistence | grep -q '^aof_enabled:1' && [ -s /var/lib/valiant/appendonlydir/appendonly.aof.manifest ]; }
+cli CONFIG SET appendonly yes appendfsync always >out
+eventually 'the append log begins' 10 has_log
+cli CONFIG REWRITE >out
+cli SET logged yes >out
+old=$(pid)
+kill -KILL "$old"
+eventually 'after SIGKILL it is started again' 10 is_another
+same 'with all that was acknowledged' 'yes yes' "$(cli GET logged) $(cli GET upgraded)"
+same 'the log is for the service alone' '750 valiant' "$(stat -c '%a %U' /var/lib/valiant/appendonlydir)"
+cli SET logged again >out
+apt-get install --yes --quiet --reinstall "$upgrade" >out 2>&1
+same 'an upgrade keeps that, too' 'again yes' "$(cli GET logged) $(cli CONFIG GET appendonly | tail -n 1)"
+cli CONFIG SET appendonly no appendfsync everysec >out
+cli CONFIG REWRITE >out
+
 # ---- Stop, remove, purge --------------------------------------------------------------------------------------------
 
 forget_starts
