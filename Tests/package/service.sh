@@ -334,7 +334,7 @@ old=$(pid)
 kill -KILL "$old"
 eventually 'after SIGKILL it is started again' 10 is_another
 same 'with all that was acknowledged' 'yes yes' "$(cli GET logged) $(cli GET upgraded)"
-same 'the log is for the service alone' '750 valiant' "$(stat -c '%a %U' /var/lib/valiant/appendonlydir)"
+same 'the log is for the service alone' '700 valiant' "$(stat -c '%a %U' /var/lib/valiant/appendonlydir)"
 cli SET logged again >out
 apt-get install --yes --quiet --reinstall "$upgrade" >out 2>&1
 same 'an upgrade keeps that, too' 'again yes' "$(cli GET logged) $(cli CONFIG GET appendonly | tail -n 1)"

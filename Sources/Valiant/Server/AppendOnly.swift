@@ -132,7 +132,7 @@ final class AppendOnly: Sendable {
     guard settings.appendsToLog else { return }
     // Clients wait until it has been read, or begun.
     state.withLock { $0.beginning = Clock.wallMilliseconds }
-    if store.memory.observers.changes != nil {
+    if store.changeQueue != nil {
       throw Server.StartFailure(
         description: "another server writes an append log of the same store")
     }
@@ -206,7 +206,7 @@ final class AppendOnly: Sendable {
   func refusal(of settings: Settings, on server: Server) -> String? {
     guard settings.appendsToLog else { return nil }
     if settings.directory.isEmpty { return "there is no directory to write to: dir is empty" }
-    if writer == nil, server.store.memory.observers.changes != nil {
+    if writer == nil, server.store.changeQueue != nil {
       return "another server writes an append log of the same store"
     }
     do throws(FileError) {

@@ -479,6 +479,12 @@ import Synchronization
 
   // MARK: Who writes changes down
 
+  /// Where changes are added that somebody writes down; nil when nobody does.
+  var changeQueue: ChangeQueue? {
+    // Whoever holds one lock may look.
+    shard(0).withLock { memory.observers.changes }
+  }
+
   /// Has all changes added to a queue from now on, or to none any more.
   ///
   /// O(shards).
