@@ -40,6 +40,7 @@ def appending(bench: Bench) -> list[Table]:
             for policy in ("always", "everysec"):
                 flags = ("--appendonly", "yes", "--appendfsync", policy)
                 with bench.launch(name, flags=flags) as server:
+                    server.wait_until_loaded()
                     for count in CONNECTIONS:
                         changes = max(CHANGES[policy, count] // bench.divisor, count)
                         figures[name, (policy, count)].append(
@@ -69,6 +70,7 @@ def log_loading(bench: Bench) -> Table:
     folder.mkdir()
     flags += ("--dir", str(folder), "--auto-aof-rewrite-percentage", "0")
     with bench.launch("valiant", flags=flags) as server, server.client() as client:
+        server.wait_until_loaded()
         Fill(VALUE).send(server, range(keys))
         while client.info("persistence")["aof_buffer_length"] != "0":
             time.sleep(0.1)
