@@ -346,9 +346,10 @@
     guard let result else { throw .outOfMemory }
     if isNew { tell(.new, index) }
     let isChanged = isChange(result, count > old)
-    // Whatever came of it, it may have become longer.
-    if isChanged || isNew || count > old {
+    if isChanged {
       key.keyspace.noteEdit(key.bytes, hash: key.hash, memory)
+    } else if isNew || count > old {
+      key.keyspace.noteLength(key.bytes, hash: key.hash, memory)
     }
     if isChanged, isTelling, tells { tellSet(key.bytes.array, isNew: false) }
     return result

@@ -487,6 +487,13 @@ struct Keyspace: ~Copyable {
     note(.commanded, key, hash: hash, memory)
   }
 
+  /// Has `key` written down, whose string has become longer, or has been made, by an edit that was refused:
+  /// Redis tells nobody of it.
+  mutating func noteLength(_ key: Bytes, hash: UInt64, _ memory: StorageContext) {
+    changeCount &+= 1
+    if observers.contains(.log) { log(.commanded, key, hash, memory) }
+  }
+
   private mutating func addEditable(
     _ key: Bytes, _ hash: UInt64, _ count: Int, _ now: Timestamp, _ memory: StorageContext
   ) -> Bool {

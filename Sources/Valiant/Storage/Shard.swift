@@ -247,6 +247,11 @@ import Glibc
     unsafe pointer.pointee.noteEdit(key, hash: hash, memory)
   }
 
+  /// See `Keyspace.noteLength`.
+  func noteLength(_ key: Bytes, hash: UInt64, _ memory: StorageContext) {
+    unsafe pointer.pointee.noteLength(key, hash: hash, memory)
+  }
+
   /// See `Keyspace.remove`.
   func remove(
     _ key: Bytes, hash: UInt64, now: Timestamp, _ memory: StorageContext

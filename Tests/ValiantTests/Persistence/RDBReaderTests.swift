@@ -133,8 +133,11 @@ import Testing
     #expect(message(snapshot([77])).contains("nothing begins like that"))
     // More than there is in the file, of which no memory is taken.
     #expect(
+      message(snapshot([0, 0x80, 0x10, 0, 0, 0])).contains("it ends within a record"))
+    // More than a string can have.
+    #expect(
       message(snapshot([0, 0x81] + [0x7f] + [UInt8](repeating: 0xff, count: 7))).contains(
-        "it ends within a record"))
+        "nothing begins like that"))
     var sum = snapshot(example)
     sum[sum.count - 1] ^= 1
     #expect(message(sum).hasSuffix("the checksum is wrong: something in the file is damaged"))
