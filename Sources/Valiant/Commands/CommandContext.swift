@@ -17,6 +17,9 @@
   var connection: Connection
   /// The time of all commands of one batch.
   var now = Timestamp(milliseconds: 0)
+  /// What relative times count from: of the log, in which nothing expires, those that somebody has written
+  /// by hand.
+  var relativeNow: Timestamp { now == .never ? .now : now }
   /// Where the answer goes.
   var reply = ReplyWriter()
   /// Most bytes that the store may take; `Int.max` for no limit.

@@ -172,9 +172,8 @@ enum Expiry {
     if overflow || milliseconds > latest || (number <= 0 && !mayBePast) {
       throw .invalidExpireTime(command: context.command.name)
     }
-    // A log has no relative times, but for those that somebody has written by hand.
-    let now = context.now == .never ? .now : context.now
-    let offset = unit.isRelative ? now.milliseconds : -Clock.wallOffsetMilliseconds
+    let offset =
+      unit.isRelative ? context.relativeNow.milliseconds : -Clock.wallOffsetMilliseconds
     let (moment, isTooEarly) = milliseconds.addingReportingOverflow(offset)
     return Timestamp(milliseconds: isTooEarly ? Int.min : moment)
   }

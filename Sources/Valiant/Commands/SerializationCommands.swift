@@ -76,8 +76,8 @@ enum SerializationCommands: CommandFamily {
     }
     var deadline: Timestamp?
     if timeToLive > 0 {
-      let now = context.now == .never ? .now : context.now
-      let offset = options.isAbsolute ? -Clock.wallOffsetMilliseconds : now.milliseconds
+      let offset =
+        options.isAbsolute ? -Clock.wallOffsetMilliseconds : context.relativeNow.milliseconds
       let milliseconds = min(timeToLive, Expiry.longestTimeToLive(in: context))
       deadline = Timestamp(milliseconds: milliseconds.addingClamped(offset))
     }

@@ -49,7 +49,6 @@ final class AppendLog: Sendable {
   /// How it is, as INFO tells it.
   struct Report: Sendable {
     var failure: FileError?
-    var baseBytes = 0
     /// The highest number that a base has had, 0 for none.
     var baseSequence = 0
     /// Bytes of all files that count, the base among them.
@@ -128,7 +127,7 @@ final class AppendLog: Sendable {
     }
   }
 
-  static let retryMilliseconds = 1000
+  private static let retryMilliseconds = 1000
   private static let syncMilliseconds = 1000
   private static let idleMilliseconds = 1000
   /// A disk that takes no longer is quick.
@@ -141,21 +140,22 @@ final class AppendLog: Sendable {
   /// - Parameters:
   ///   - manifest: The files that there are.
   ///   - count: Whole bytes of the last of them.
-  ///   - sizes: Bytes of the base, and of all other files but the last one.
+  ///   - otherBytes: Bytes of all files but the last one.
   /// - Throws: When the last file cannot be written to.
   convenience init(
     _ changes: ChangeQueue, at place: Place, policy: SyncPolicy, manifest: LogManifest,
-    count: Int, sizes: (base: Int, others: Int), listener: Listener,
+    count: Int, otherBytes: Int, listener: Listener,
     fault: OutputFile.Fault? = nil
   ) throws(FileError) {
     let files = Files(manifest, isActive: true, listener, fault)
-    files.otherBytes = sizes.base + sizes.others
+    files.otherBytes = otherBytes
     if let last = manifest.increments.last {
       files.file = try AppendFile(place.path(last.name), count: count, fault: fault)
     } else {
+      files.otherBytes += count
       _ = try Self.beginFile(files, place)
     }
-    self.init(changes, at: place, policy, files, baseBytes: sizes.base)
+    self.init(changes, at: place, policy, files)
   }
 
   /// A log that begins with `adopt`.
@@ -165,19 +165,17 @@ final class AppendLog: Sendable {
     _ changes: ChangeQueue, after old: LogManifest, at place: Place, policy: SyncPolicy,
     listener: Listener, fault: OutputFile.Fault? = nil
   ) {
-    self.init(
-      changes, at: place, policy, Files(old, isActive: false, listener, fault), baseBytes: 0)
+    self.init(changes, at: place, policy, Files(old, isActive: false, listener, fault))
   }
 
   private init(
-    _ changes: ChangeQueue, at place: Place, _ policy: SyncPolicy, _ files: Files, baseBytes: Int
+    _ changes: ChangeQueue, at place: Place, _ policy: SyncPolicy, _ files: Files
   ) {
     self.changes = changes
     self.place = place
     turn = Guarded(files)
     var shared = Shared(policy: policy)
     shared.report.isActive = files.isActive
-    shared.report.baseBytes = baseBytes
     shared.report.baseSequence = files.manifest.base?.sequence ?? 0
     shared.report.bytes = files.otherBytes + (files.file?.count ?? 0)
     shared.report.bytesAtBase = shared.report.bytes
@@ -471,16 +469,17 @@ final class AppendLog: Sendable {
   private static func write(
     _ manifest: LogManifest, at place: Place, _ files: Files
   ) throws(FileError) {
-    let file = try OutputFile(replacing: place.manifestPath, fault: files.fault)
-    try Array(manifest.text.utf8).withBytes { bytes throws(FileError) in try file.write(bytes) }
-    defer { if file.hasReplaced { files.manifest = manifest } }
-    try file.commit()
+    try write(manifest, at: place, files.fault) { files.manifest = manifest }
   }
 
-  /// Writes a manifest where there is no log yet.
-  static func write(_ manifest: LogManifest, at place: Place) throws(FileError) {
-    let file = try OutputFile(replacing: place.manifestPath)
-    try Array(manifest.text.utf8).withBytes { bytes throws(FileError) in try file.write(bytes) }
+  /// - Parameter didReplace: Called when it may be the one on the disk.
+  static func write(
+    _ manifest: LogManifest, at place: Place, _ fault: OutputFile.Fault? = nil,
+    _ didReplace: () -> Void = {}
+  ) throws(FileError) {
+    let file = try OutputFile(replacing: place.manifestPath, fault: fault)
+    try file.write(text: manifest.text)
+    defer { if file.hasReplaced { didReplace() } }
     try file.commit()
   }
 
@@ -514,7 +513,7 @@ final class AppendLog: Sendable {
     manifest.increments = files.sinceBase
     let old = files.manifest
     manifest.history =
-      ((old.base.map { [$0] } ?? []) + old.increments + old.history).filter {
+      (old.files + old.history).filter {
         $0 != base && !manifest.increments.contains($0)
       }
     try Self.write(manifest, at: place, files)
@@ -525,7 +524,6 @@ final class AppendLog: Sendable {
     files.otherBytes = bytes
     shared.withLock { shared in
       shared.report.isActive = true
-      shared.report.baseBytes = bytes
       shared.report.bytes = bytes + file.count
       shared.report.bytesAtBase = bytes + file.count
     }

@@ -44,20 +44,7 @@ enum FileCheck {
   }
 
   private static func checkManifest(_ path: String) throws(LogError) -> String {
-    var content = ByteBuffer()
-    do throws(FileError) {
-      let file = try InputFile(path)
-      while try file.read(64 * 1024, into: &content) > 0 {}
-    } catch {
-      throw LogError(error.description)
-    }
-    let manifest: LogManifest
-    do throws(LogError) {
-      manifest = try LogManifest(content.bytes.text)
-    } catch {
-      throw LogError("\(path): \(error)")
-    }
-    let files = (manifest.base.map { [$0] } ?? []) + manifest.increments
+    let files = try LogManifest(path: path).files
     var text = "\(path): an append log of \(files.count) \(files.count == 1 ? "file" : "files")\n"
     let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? ""
     for file in files {
@@ -79,18 +66,14 @@ enum FileCheck {
     {
       return try checkLog(path, from: 0, isLast: isLast)
     }
+    let (text, end): (String, Int?)
     do throws(RDBError) {
-      let (text, end) = try checkSnapshot(path)
-      let size = try RDBReader(path).byteCount
-      if end == size { return text }
-      do throws(LogError) {
-        return try text + checkLog(path, from: end, isLast: isLast)
-      } catch {
-        throw RDBError("\(error)")
-      }
+      (text, end) = try checkSnapshot(path)
     } catch {
       throw LogError("\(error)")
     }
+    guard let end else { return text }
+    return try text + checkLog(path, from: end, isLast: isLast)
   }
 
   private static func checkLog(
@@ -145,8 +128,8 @@ enum FileCheck {
     return names
   }
 
-  /// - Returns: Lines for people, and where the snapshot ends in the file.
-  private static func checkSnapshot(_ path: String) throws(RDBError) -> (String, Int) {
+  /// - Returns: Lines for people, and where something follows in the file.
+  private static func checkSnapshot(_ path: String) throws(RDBError) -> (String, Int?) {
     var reader = try RDBReader(path)
     var lines = ["\(path): a snapshot in version \(reader.version) of the format"]
     var tallies: [Int: Tally] = [:]
@@ -178,6 +161,7 @@ enum FileCheck {
           + "over for \(tally.expired); \(tally.bytes) bytes of keys and values")
     }
     lines.append("  checksum: \(reader.hasChecksum ? "right" : "none")")
-    return (lines.joined(separator: "\n") + "\n", reader.endOffset)
+    let end = reader.endOffset
+    return (lines.joined(separator: "\n") + "\n", end < reader.byteCount ? end : nil)
   }
 }

@@ -63,18 +63,10 @@ struct LogBlock {
   private static func number(_ digits: Bytes) -> UInt64? {
     var number: UInt64 = 0
     for index in 0..<digits.count {
-      guard let digit = lowerHexDigit(digits[index]) else { return nil }
+      guard let digit = hexDigit(digits[index]) else { return nil }
       number = number << 4 | UInt64(digit)
     }
     return number
-  }
-
-  private static func lowerHexDigit(_ byte: UInt8) -> UInt8? {
-    switch byte {
-    case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
-    case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
-    default: nil
-    }
   }
 }
 

@@ -49,8 +49,31 @@ struct LogManifest: Equatable {
       default: throw LogError("line \(index + 1) names a file that cannot be where it is")
       }
     }
-    if base == nil && increments.isEmpty { throw LogError("it names no files") }
+    if files.isEmpty { throw LogError("it names no files") }
   }
+
+  /// Reads a manifest.
+  ///
+  /// - Throws: When it cannot be read, or what is wrong with it.
+  init(path: String) throws(LogError) {
+    var text = ByteBuffer()
+    do throws(FileError) {
+      let file = try InputFile(path)
+      while try file.read(Self.readBytes, into: &text) > 0 {}
+    } catch {
+      throw LogError(error.description)
+    }
+    do throws(LogError) {
+      try self.init(text.bytes.text)
+    } catch {
+      throw LogError("\(path): \(error)")
+    }
+  }
+
+  private static let readBytes = 64 * 1024
+
+  /// Those that count, in the order in which they are read.
+  var files: [File] { (base.map { [$0] } ?? []) + increments }
 
   var text: String {
     var lines = base.map { [Self.line($0, "b")] } ?? []

@@ -59,6 +59,19 @@ struct RDBReader: ~Copyable {
     windowStart = Self.headerBytes
   }
 
+  /// Whether a file begins like a snapshot.
+  ///
+  /// - Throws: When it cannot be read.
+  static func isSnapshot(_ path: String) throws(LogError) -> Bool {
+    do throws(FileError) {
+      var start = ByteBuffer()
+      _ = try InputFile(path).read(5, into: &start)
+      return start.bytes.equalsIgnoringCase("REDIS")
+    } catch {
+      throw LogError(error.description)
+    }
+  }
+
   /// Bytes of the file.
   var byteCount: Int { file.size }
 

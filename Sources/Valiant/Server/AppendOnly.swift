@@ -1,30 +1,6 @@
 import Glibc
 import Synchronization
 
-/// Repeats the commands of an append log; the layer above knows commands.
-protocol LogReplaying: AnyObject {
-  /// Commands that have been repeated.
-  var commandCount: Int { get }
-  /// Where a transaction begins in the file whose end has not come yet.
-  var openTransaction: Int? { get }
-
-  /// Repeats commands, now or later.
-  ///
-  /// - Parameter offset: Where they begin in the file.
-  func run(_ commands: Bytes, at offset: Int) throws(ReplayFailure)
-  /// Repeats what has not been yet.
-  func finish() throws(ReplayFailure)
-  /// Ends it; no other method may be called any more.
-  func end()
-}
-
-/// Why a command of an append log cannot be repeated.
-struct ReplayFailure: Error {
-  /// Where it begins in the file.
-  let offset: Int
-  let text: String
-}
-
 /// Whether and how a server writes down what becomes of its keys, and reads that again.
 ///
 /// May be used from any thread.
@@ -36,7 +12,6 @@ final class AppendOnly: Sendable {
   private let withholding = Guarded(false)
   private let log: Log
   private let makeReplayer: MakeReplayer
-  private let loadedBytes = Atomic<Int>(0)
   private let cancelled = Atomic<Bool>(false)
 
   typealias MakeReplayer = @Sendable (Server, [Worker]) -> any LogReplaying
@@ -45,9 +20,8 @@ final class AppendOnly: Sendable {
     var place: AppendLog.Place?
     var writer: AppendLog?
     /// What is to be loaded, until it is.
-    var load: Load?
-    var snapshotLoad: SnapshotLoad?
-    /// As long as a log is begun before clients are served.
+    var load: LogLoad?
+    /// When loading began, or what comes instead, in milliseconds since 1970; nil when that is over.
     var beginning: Int?
     var isRewriting = false
     var snapshot: Snapshot?
@@ -57,15 +31,6 @@ final class AppendOnly: Sendable {
     /// When the next attempt is due to begin the log, or to write it anew.
     var retryAt = 0
     var fault: OutputFile.Fault?
-  }
-
-  /// Files that are to be loaded.
-  private struct Load {
-    let manifest: LogManifest
-    let paths: [String]
-    let byteCount: Int
-    let began: Int
-    var keys = 0
   }
 
   /// A client that waits for changes to be on the disk.
@@ -141,17 +106,7 @@ final class AppendOnly: Sendable {
     }
     do throws(LogError) {
       guard let manifest = try Self.manifest(at: place, settings) else { return }
-      let files = (manifest.base.map { [$0] } ?? []) + manifest.increments
-      var byteCount = 0
-      for file in files {
-        guard let size = fileSize(place.path(file.name)) else {
-          throw LogError("\(place.manifestPath) names \(file.name), which is not there")
-        }
-        byteCount += size
-      }
-      let load = Load(
-        manifest: manifest, paths: files.map { place.path($0.name) }, byteCount: byteCount,
-        began: Clock.wallMilliseconds)
+      let load = try LogLoad(manifest, at: place)
       state.withLock { $0.load = load }
     } catch {
       throw Self.failure(error)
@@ -163,25 +118,18 @@ final class AppendOnly: Sendable {
   private static func manifest(
     at place: AppendLog.Place, _ settings: Settings
   ) throws(LogError) -> LogManifest? {
+    var manifest = LogManifest()
+    let isNew = isMissing(place.manifestPath)
+    if isNew {
+      if isMissing("\(settings.directory)/\(settings.logName)") { return nil }
+      manifest.base = LogManifest.File(name: settings.logName, sequence: 1)
+    } else {
+      manifest = try LogManifest(path: place.manifestPath)
+    }
     do throws(FileError) {
-      if isMissing(place.manifestPath) {
-        let old = "\(settings.directory)/\(settings.logName)"
-        if isMissing(old) { return nil }
+      if isNew {
         try makeFolder(place.folder)
-        var manifest = LogManifest()
-        manifest.base = LogManifest.File(name: settings.logName, sequence: 1)
         try AppendLog.write(manifest, at: place)
-        try moveOldFile(manifest, to: place, settings)
-        return manifest
-      }
-      let file = try InputFile(place.manifestPath)
-      var text = ByteBuffer()
-      while try file.read(64 * 1024, into: &text) > 0 {}
-      let manifest: LogManifest
-      do throws(LogError) {
-        manifest = try LogManifest(text.bytes.text)
-      } catch {
-        throw FileError(number: EINVAL, "\(place.manifestPath): \(error)")
       }
       try moveOldFile(manifest, to: place, settings)
       return manifest
@@ -229,22 +177,18 @@ final class AppendOnly: Sendable {
   /// Whether there are files that are to be loaded.
   var hasFiles: Bool { state.withLock { $0.load != nil } }
 
-  var isLoading: Bool { state.withLock { $0.load != nil || $0.beginning != nil } }
+  var isLoading: Bool { state.withLock { $0.beginning != nil } }
 
   /// How far loading has come; nil when that is over.
   var loadProgress: (read: Int, total: Int, keys: Int, began: Int)? {
-    let (beginning, snapshot) = state.withLock { ($0.beginning, $0.snapshot) }
-    if let beginning, state.withLock({ $0.load == nil }) {
-      return (
-        snapshot?.savedKeyCount ?? 0, snapshot?.keyCount ?? 0, snapshot?.keyCount ?? 0,
-        beginning / 1000
-      )
-    }
-    return state.withLock { state in
-      guard let load = state.load else { return nil }
-      return (
-        loadedBytes.load(ordering: .relaxed), load.byteCount, load.keys, load.began / 1000
-      )
+    state.withLock { state in
+      guard let beginning = state.beginning else { return nil }
+      let began = beginning / 1000
+      if let load = state.load {
+        return (load.readByteCount, load.byteCount, load.keyCount, began)
+      }
+      let (saved, all) = (state.snapshot?.savedKeyCount ?? 0, state.snapshot?.keyCount ?? 0)
+      return (saved, all, all, began)
     }
   }
 
@@ -274,39 +218,22 @@ final class AppendOnly: Sendable {
   }
 
   private func load(
-    _ load: Load, at place: AppendLog.Place, on server: Server
+    _ load: LogLoad, at place: AppendLog.Place, on server: Server
   ) throws(LogError) {
     let began = Clock.steadyMilliseconds
     let settings = server.settings
-    var isBase = load.manifest.base != nil
-    var sizes = (base: 0, others: 0)
-    var count = 0
-    var commands = 0
-    for (index, path) in load.paths.enumerated() {
-      let isLast = index == load.paths.count - 1
-      let before = loadedBytes.load(ordering: .relaxed)
-      var offset = 0
-      if isBase, try Self.isSnapshot(path) { offset = try loadSnapshot(path, on: server) }
-      let size = fileSize(path) ?? 0
-      count = size
-      if offset < size || !isBase {
-        let replayed = try replay(
-          path, from: offset, isLast: isLast && settings.loadsTornLog, before, on: server)
-        count = replayed.count
-        commands += replayed.commands
-      }
-      if isBase { sizes.base = size } else if !isLast { sizes.others += size }
-      isBase = false
-    }
-    let isLastBase = load.manifest.increments.isEmpty
+    let loaded = try load.run(on: server, makeReplayer, log)
     do throws(FileError) {
-      if isLastBase, let path = load.paths.last, count < fileSize(path) ?? 0 {
-        // Nothing is written behind a base.
-        _ = try AppendFile(path, count: count)
+      if load.manifest.increments.isEmpty, let base = load.manifest.base,
+        loaded.count < load.byteCount
+      {
+        // Nothing is written behind it, so nobody else cuts its torn end off.
+        _ = try AppendFile(place.path(base.name), count: loaded.count)
       }
       let writer = try AppendLog(
-        changes, at: place, policy: settings.syncPolicy, manifest: load.manifest, count: count,
-        sizes: sizes, listener: listener(on: server), fault: state.withLock { $0.fault })
+        changes, at: place, policy: settings.syncPolicy, manifest: load.manifest,
+        count: loaded.count, otherBytes: loaded.otherBytes, listener: listener(on: server),
+        fault: state.withLock { $0.fault })
       server.store.setChangeQueue(changes, isLocked: false)
       try start(writer, on: server)
     } catch {
@@ -314,95 +241,8 @@ final class AppendOnly: Sendable {
     }
     let elapsed = Clock.steadyMilliseconds - began
     log.notice(
-      "loaded the append log, \(server.store.census().keys) keys and \(commands) commands, in \(decimalText(elapsed / 10, places: 2)) s"
+      "loaded the append log, \(server.store.census().keys) keys and \(loaded.commands) commands, in \(decimalText(elapsed / 10, places: 2)) s"
     )
-  }
-
-  private static func isSnapshot(_ path: String) throws(LogError) -> Bool {
-    do throws(FileError) {
-      var start = ByteBuffer()
-      _ = try InputFile(path).read(5, into: &start)
-      return start.bytes.prefix(5).equalsIgnoringCase("REDIS")
-    } catch {
-      throw LogError(error.description)
-    }
-  }
-
-  /// - Returns: Where it ends in the file.
-  private func loadSnapshot(_ path: String, on server: Server) throws(LogError) -> Int {
-    do throws(RDBError) {
-      let load = try SnapshotLoad(path, into: server.store)
-      state.withLock { $0.snapshotLoad = load }
-      if cancelled.load(ordering: .relaxed) { load.cancel() }
-      defer { state.withLock { $0.snapshotLoad = nil } }
-      // What follows may give keys another time to live.
-      try load.run(
-        threads: server.workers.count, access: server.settings.accessTracking(at: .now),
-        keepsExpired: true, isAlone: true)
-      loadedBytes.wrappingAdd(load.readByteCount, ordering: .relaxed)
-      return load.endOffset
-    } catch {
-      throw LogError("\(error); see valiant --check")
-    }
-  }
-
-  /// Repeats the commands of a file.
-  ///
-  /// - Parameters:
-  ///   - isLast: Whether its end may be missing.
-  ///   - before: Bytes of the files before it.
-  /// - Returns: Bytes of it that count, and commands in it.
-  private func replay(
-    _ path: String, from start: Int, isLast: Bool, _ before: Int, on server: Server
-  ) throws(LogError) -> (count: Int, commands: Int) {
-    var reader = try LogReader(path, from: start)
-    let workers: [Worker]
-    do throws(NetworkError) {
-      workers = try server.makeLoadingWorkers()
-    } catch {
-      throw LogError("\(error)")
-    }
-    let replayer = makeReplayer(server, workers)
-    defer {
-      replayer.end()
-      server.end(workers)
-    }
-    while true {
-      if cancelled.load(ordering: .relaxed) {
-        throw reader.failure("reading it was cancelled")
-      }
-      switch try reader.next() {
-      case .commands(let isBlock):
-        do throws(ReplayFailure) {
-          try replayer.run(reader.bytes, at: reader.offset)
-        } catch {
-          throw LogError("\(path), byte \(error.offset): \(error.text)")
-        }
-        if isBlock, replayer.openTransaction != nil {
-          throw reader.failure("a transaction has no end")
-        }
-        loadedBytes.store(before + reader.offset, ordering: .relaxed)
-      case .torn, .end:
-        do throws(ReplayFailure) {
-          try replayer.finish()
-        } catch {
-          throw LogError("\(path), byte \(error.offset): \(error.text)")
-        }
-        let count = replayer.openTransaction ?? reader.offset
-        loadedBytes.store(before + reader.byteCount, ordering: .relaxed)
-        if count == reader.byteCount { return (count, replayer.commandCount) }
-        let rest = reader.byteCount - count
-        if !isLast {
-          throw LogError(
-            "\(path), byte \(count): it ends within a command; aof-load-truncated yes would give up the last \(rest) bytes of the last file"
-          )
-        }
-        log.warning(
-          "\(path) ends within a command: its last \(rest) bytes, from byte \(count) on, are cut off"
-        )
-        return (count, replayer.commandCount)
-      }
-    }
   }
 
   /// Begins a log with the keys that there are.
@@ -470,15 +310,10 @@ final class AppendOnly: Sendable {
   }
 
   private func didSynchronize(_ position: Int, _ server: Server) {
-    let done = state.withLock { state -> [Waiting] in
-      let done = state.waiting.filter { $0.position <= position && !$0.isHopeless }
-      if !done.isEmpty { state.waiting.removeAll { $0.position <= position && !$0.isHopeless } }
-      return done
-    }
     for worker in server.workers where worker.isWithholding {
       worker.post { $0.release(upTo: position) }
     }
-    for one in done { answer(one, isDurable: true, server) }
+    endWaiting(on: server)
   }
 
   private func didFail(_ failure: FileError?, _ server: Server) {
@@ -555,14 +390,9 @@ final class AppendOnly: Sendable {
       let (snapshot, position) = try take(server, begins: begins)
       state.withLock { $0.snapshot = snapshot }
       if cancelled.load(ordering: .relaxed) { snapshot.cancel() }
-      var courtesy = Background.Courtesy()
-      let statistics = server.statistics
       let summary = try snapshot.write(
         to: writer.place.path(base.name), server.saving.options(server.settings),
-        facts: Saving.facts(of: server, isBase: true),
-        pause: {
-          courtesy.pause(others: Statistics.sum(statistics) { $0.commandsProcessed.value })
-        })
+        facts: Saving.facts(of: server, isBase: true), pause: Saving.courtesy(on: server))
       state.withLock { $0.report.lastWaitingBytes = snapshot.waitingBytesMax }
       let isOver = { self.cancelled.load(ordering: .relaxed) }
       guard writer.waitForFile(behind: position, unless: isOver) else {
@@ -668,7 +498,7 @@ final class AppendOnly: Sendable {
       }
       if isDue, report.isActive, report.failure == nil, settings.logGrowthPercent > 0,
         report.bytes >= settings.logRewriteMinBytes,
-        growth >= report.bytesAtBase / 100 * settings.logGrowthPercent
+        growth / max(1, report.bytesAtBase / 100) >= settings.logGrowthPercent
       {
         log.notice("the append log has grown by \(growth) bytes: writing it anew")
         beginRewrite(on: server)
@@ -736,7 +566,7 @@ final class AppendOnly: Sendable {
   func cancel() {
     cancelled.store(true, ordering: .relaxed)
     state.withLock { state in
-      state.snapshotLoad?.cancel()
+      state.load?.cancel()
       state.snapshot?.cancel()
     }
   }
@@ -817,10 +647,4 @@ final class AppendOnly: Sendable {
   var bufferedBytes: Int { writer.map { max(0, changes.end - $0.writtenPosition) } ?? 0 }
   /// Why it cannot be written.
   var failure: FileError? { writer?.report.failure }
-}
-
-/// Bytes of a file; nil when it is not there.
-private func fileSize(_ path: String) -> Int? {
-  var status = stat()
-  return unsafe stat(path, &status) == 0 ? Int(status.st_size) : nil
 }

@@ -232,17 +232,12 @@ final class Saving: Sendable {
   ) -> Bool {
     let start = Clock.steadyMilliseconds
     let options = options(settings)
-    var courtesy = Background.Courtesy()
-    let statistics = server.statistics
     var summary: Snapshot.Summary?
     var failure: FileError?
     do throws(FileError) {
       summary = try snapshot.write(
         to: path, options, facts: Self.facts(of: server, isBase: false),
-        pause: {
-          if let pause { return pause() }
-          courtesy.pause(others: Statistics.sum(statistics) { $0.commandsProcessed.value })
-        })
+        pause: pause ?? Self.courtesy(on: server))
     } catch {
       failure = error
     }
@@ -293,6 +288,13 @@ final class Saving: Sendable {
     options.hasChecksum = settings.checksumsSnapshots
     if settings.evictionPolicy.isRanked { options.access = settings.accessTracking(at: .now) }
     return options
+  }
+
+  /// What is to be called after each few hundred keys of a snapshot: lets clients go first.
+  static func courtesy(on server: Server) -> () -> Void {
+    var courtesy = Background.Courtesy()
+    let statistics = server.statistics
+    return { courtesy.pause(others: Statistics.sum(statistics) { $0.commandsProcessed.value }) }
   }
 
   /// What a snapshot says of itself.

@@ -59,13 +59,9 @@ final class SnapshotTransfer: Sendable {
       self.snapshot.withLock { $0 = snapshot }
       defer { self.snapshot.withLock { $0 = nil } }
       if isCancelled { snapshot.cancel() }
-      var courtesy = Background.Courtesy()
-      let statistics = server.statistics
       _ = try snapshot.write(
         to: path, server.saving.options(settings), facts: Saving.facts(of: server, isBase: false),
-        pause: {
-          courtesy.pause(others: Statistics.sum(statistics) { $0.commandsProcessed.value })
-        })
+        pause: Saving.courtesy(on: server))
       defer { unsafe unlink(path) }
       return try InputFile(path)
     }

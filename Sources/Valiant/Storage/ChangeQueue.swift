@@ -32,7 +32,6 @@ final class ChangeQueue: Sendable {
   /// The database that the last change is of, -1 when that is not known where it is read.
   nonisolated(unsafe) private var database = -1
   private let endPosition = Atomic<Int>(0)
-  private let addedCount = Atomic<Int>(0)
 
   /// Bytes from which on another piece is begun.
   private static let pieceBytes = 256 * 1024

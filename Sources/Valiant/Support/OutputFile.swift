@@ -86,6 +86,11 @@ final class OutputFile {
     }
   }
 
+  /// The same for a text.
+  func write(text: String) throws(FileError) {
+    try Array(text.utf8).withBytes { bytes throws(FileError) in try write(bytes) }
+  }
+
   /// Has the new file take the place of the old one, for good.
   ///
   /// - Throws: `FileError`. Then the old one is still there, unless only the folder could not be

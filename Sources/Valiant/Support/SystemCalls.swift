@@ -37,7 +37,7 @@ func isSocket(_ path: String) -> Bool {
 func replaceFile(_ path: String, with text: String) -> Int32 {
   do throws(FileError) {
     let file = try OutputFile(replacing: path)
-    try Array(text.utf8).withBytes { bytes throws(FileError) in try file.write(bytes) }
+    try file.write(text: text)
     try file.commit()
     return 0
   } catch {
