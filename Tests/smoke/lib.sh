@@ -68,6 +68,17 @@ trap : PIPE # who writes to a connection that was closed gets an error, with its
 
 cli() { timeout 30 redis-cli -h "$HOST" -p "$PORT" "$@"; }
 
+# contents COMMAND...: all keys with their values and times of death, by a client command.
+contents() {
+  local database
+  for database in 0 1 5; do
+    "$@" -n "$database" --scan | sort | while read -r key; do
+      printf '%s %s %s\n' "$database $key" "$("$@" -n "$database" GET "$key" | md5sum)" \
+        "$("$@" -n "$database" PEXPIRETIME "$key")"
+    done
+  done
+}
+
 # Is the server one of Redis 7.0? The scripts can be tried on it too; the few differences ask this.
 is_redis_7_0() { [[ $(cli INFO server) == *redis_version:7.0.*executable:*redis-server* ]]; }
 
@@ -122,6 +133,15 @@ start() {
   done
   HOST=127.0.0.1
   PORT=$(sed -n 's/.*ready on [^ ,]*:\([0-9][0-9]*\).*/\1/p' "$log" | head -n 1)
+}
+
+# refuses NAME STATUS PATTERN ARGUMENT...: $binary does not start with these flags, ends with the status, and says
+# something like the pattern.
+refuses() {
+  local status=0
+  timeout 20 "$binary" --port 0 "${@:4}" >out 2>err || status=$?
+  same "$1: does not start" "$2" "$status"
+  like "$1: says why" "$3" "$(cat err)"
 }
 
 # ended: has the server that `start` started ended?

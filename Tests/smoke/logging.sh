@@ -11,24 +11,8 @@ info() { cli INFO persistence | tr -d '\r' | sed -n "s/^$1://p"; }
 serve() { start "$binary" --port 0 --save '' --appendonly yes "$@"; }
 is_rewritten() { [ "$(info aof_rewrite_in_progress)" = 0 ]; }
 
-# refuses NAME STATUS PATTERN ARGUMENT...: the server does not start.
-refuses() {
-  local status=0
-  timeout 20 "$binary" --port 0 --save '' --appendonly yes "${@:4}" >out 2>err || status=$?
-  same "$1: does not start" "$2" "$status"
-  like "$1: says why" "$3" "$(cat err)"
-}
-
-# contents COMMAND...: all keys with their values and times of death, by a client command.
-contents() {
-  local database
-  for database in 0 1 5; do
-    "$@" -n "$database" --scan | sort | while read -r key; do
-      printf '%s %s %s\n' "$database $key" "$("$@" -n "$database" GET "$key" | md5sum)" \
-        "$("$@" -n "$database" PEXPIRETIME "$key")"
-    done
-  done
-}
+# refuses_log NAME STATUS PATTERN ARGUMENT...: the server does not start with a log.
+refuses_log() { refuses "${@:1:3}" --save '' --appendonly yes "${@:4}"; }
 
 # Changes keys in many ways, by a client command.
 change() {
@@ -154,7 +138,7 @@ if command -v redis-server >which; then
   rm -rf appendonlydir
   cp -r redis/appendonlydir .
   printf '*3\r\n$5\r\nRPUSH\r\n$4\r\nlist\r\n$1\r\n1\r\n' >>"$(ls appendonlydir/*.incr.aof)"
-  refuses 'a command that is not known' 2 "*.incr.aof, byte *: cannot repeat 'RPUSH': ERR unknown command*"
+  refuses_log 'a command that is not known' 2 "*.incr.aof, byte *: cannot repeat 'RPUSH': ERR unknown command*"
   rm -rf appendonlydir
 else
   skip 'redis-server and the log: it is not installed'
@@ -184,7 +168,7 @@ eventually 'it begins anew' 5 is_on
 stop KILL
 serve
 same 'with all that there is' '1 1' "$(cli GET old) $(cli GET between)"
-refuses 'a second server in the same folder' 1 "*another server keeps its keys in the directory $scratch*"
+refuses_log 'a second server in the same folder' 1 "*another server keeps its keys in the directory $scratch*"
 
 # ---- Damage --------------------------------------------------------------------------------------------------------
 
@@ -199,25 +183,25 @@ data = bytearray(open(sys.argv[1], "rb").read())
 data[data.index(b"value2") + 2] ^= 4
 open(sys.argv[1], "wb").write(data)
 P
-refuses 'a flipped bit' 2 '*.incr.aof, byte *: it is damaged*truncate*'
+refuses_log 'a flipped bit' 2 '*.incr.aof, byte *: it is damaged*truncate*'
 like 'valiant --check finds it, too' '*byte *: it is damaged*' "$("$binary" --check "$file" 2>&1 || :)"
 restore
 truncate -s -7 "$file"
-refuses 'an end that is missing, when that is an error' 2 '*it ends within a command*aof-load-truncated*' --aof-load-truncated no
+refuses_log 'an end that is missing, when that is an error' 2 '*it ends within a command*aof-load-truncated*' --aof-load-truncated no
 serve
 like 'else it is cut off and logged' '*ends within a command: its last * bytes, from byte * on, are cut off*' "$(cat "$log")"
 same 'and all before it is there' 'value4 0' "$(cli GET damaged4) $(cli EXISTS damaged5)"
 stop
 restore
 rm appendonlydir/*.base.rdb
-refuses 'a file that is missing' 2 '*.manifest names appendonly.aof.*.base.rdb, which is not there*'
+refuses_log 'a file that is missing' 2 '*.manifest names appendonly.aof.*.base.rdb, which is not there*'
 restore
 sed -i 's/type i/type h/' appendonlydir/*.manifest
-refuses 'a changed manifest' 2 '*.manifest: its checksum is wrong*'
+refuses_log 'a changed manifest' 2 '*.manifest: its checksum is wrong*'
 restore
 base=$(ls appendonlydir/*.base.rdb)
 truncate -s -9 "$base"
-refuses 'a base that is cut off' 2 '*.base.rdb, byte *'
+refuses_log 'a base that is cut off' 2 '*.base.rdb, byte *'
 restore
 
 # ---- A full disk ---------------------------------------------------------------------------------------------------
@@ -250,7 +234,7 @@ if [ "$(id -u)" -eq 0 ] && mount -t tmpfs -o size=1m none small 2>mount; then
     mount -o remount,size=1m small 2>>mount || { rm -rf small/*; mount -o remount,size=1m small; }
   done
   mount -o remount,ro small
-  refuses 'a folder that cannot be written to' 2 '*cannot write to the directory */small: Read-only file system*' --dir small
+  refuses_log 'a folder that cannot be written to' 2 '*cannot write to the directory */small: Read-only file system*' --dir small
   umount small
 else
   skip "a full disk: $(cat mount 2>/dev/null || echo needs root)"

@@ -11,25 +11,6 @@ info() { cli INFO "$1" | tr -d '\r' | sed -n "s/^$2://p"; }
 is_saved() { [ "$(info persistence rdb_changes_since_last_save)" = 0 ]; }
 is_idle() { [ "$(info persistence rdb_bgsave_in_progress)" = 0 ]; }
 
-# refuses NAME STATUS PATTERN ARGUMENT...: the server does not start.
-refuses() {
-  local status=0
-  timeout 20 "$binary" --port 0 "${@:4}" >out 2>err || status=$?
-  same "$1: does not start" "$2" "$status"
-  like "$1: says why" "$3" "$(cat err)"
-}
-
-# contents COMMAND...: all keys with their values and times of death, by a client command.
-contents() {
-  local database
-  for database in 0 5; do
-    "$@" -n "$database" --scan | sort | while read -r key; do
-      printf '%s %s %s\n' "$database $key" "$("$@" -n "$database" GET "$key" | md5sum)" \
-        "$("$@" -n "$database" PEXPIRETIME "$key")"
-    done
-  done
-}
-
 # ---- Orders --------------------------------------------------------------------------------------------------------
 
 start "$binary" --port 0
