@@ -121,6 +121,7 @@ public func run(arguments: [String]) -> Int32 {
     "Valiant \(Version.valiant) ready on \(server.addresses.joined(separator: ", ")) with \(threads) \(threads == 1 ? "thread" : "threads")"
   )
   manager.ready(status: server.statusText, waits: true)
+  ProcessUsage.releaseCode()
   server.waitUntilStopped()
   server.log.notice("stopped")
   // The process ends: the kernel takes all memory at once, while freeing key by key takes seconds for

@@ -167,7 +167,7 @@
       {
         return (end == .postponed ? executed &- 1 : executed, end)
       }
-      if context.reply.output.count >= Self.flushBytes {
+      if context.reply.output.reaches(Self.flushBytes) {
         sentBytes += context.reply.output.count
         if !mayGoOn(connection, client, sentBytes) { return (executed, .waiting) }
       }
@@ -401,11 +401,10 @@
     let first = parser.requestStart
     let request = parser.request(
       in: bytes, firstArgument: first, count: parser.arguments.count &- first)
-    let command = unsafe table.find(request[0])
+    let command = unsafe table.find(request.name)
     var hash: UInt64 = 0
-    if let command = unsafe command {
-      let key = unsafe command.pointee.firstKey
-      if key != 0, key < request.count { hash = context.memory.hashing.hash(request[key]) }
+    if let command = unsafe command, let key = unsafe request.argument(command.pointee.firstKey) {
+      hash = context.memory.hashing.hash(key)
     }
     unsafe batch[index] = Item(
       command: command, firstArgument: first, argumentCount: request.count, hash: hash,
@@ -505,7 +504,7 @@
     runCarefully(index, request, client, isSkipped: isSkipped)
     // CLIENT CACHING is about the next command or transaction.
     if client.flags.contains(.caching), !client.flags.contains(.transaction), !isPostponed,
-      !request[0].equalsIgnoringCase("client")
+      !request.name.equalsIgnoringCase("client")
     {
       client.flags.remove(.caching)
     }
@@ -711,7 +710,7 @@
   ) throws(CommandError) -> UnsafePointer<CommandTable.Row> {
     guard let command = unsafe command else {
       throw .unknownCommand(
-        name: request[0].prefix(Self.unknownTextBytes).array, arguments: quoted(request))
+        name: request.name.prefix(Self.unknownTextBytes).array, arguments: quoted(request))
     }
     if unsafe !command.pointee.isContainer || request.count < 2 { return unsafe command }
     guard let subcommand = unsafe table.find(request[1], in: command) else {

@@ -75,9 +75,9 @@ final class Replayer: LogReplaying {
 
   private func take(_ first: Int, _ count: Int, _ start: Int) throws(ReplayFailure) {
     let request = request(first, count)
-    guard let row = unsafe table.find(request[0]) else {
+    guard let row = unsafe table.find(request.name) else {
       throw failure(
-        .unknownCommand(name: request[0].prefix(64).array, arguments: []), request, start)
+        .unknownCommand(name: request.name.prefix(64).array, arguments: []), request, start)
     }
     if transaction == nil, unsafe row.pointee.firstKey > 0,
       unsafe row.pointee.canRun(argumentCount: count),
@@ -318,7 +318,7 @@ final class Replayer: LogReplaying {
   ) throws(CommandError) {
     if unsafe hash == nil && !Self.mayRepeat(row) {
       guard unsafe row.pointee.command.name == "select" else {
-        throw .unknownCommand(name: request[0].prefix(64).array, arguments: [])
+        throw .unknownCommand(name: request.name.prefix(64).array, arguments: [])
       }
     }
     unsafe context.pointee.begin(row, request)

@@ -123,7 +123,8 @@ enum FileCheck {
         throw reader.failure("it is damaged: there are no commands in it")
       }
       let request = parser.request(in: bytes, firstArgument: parser.requestStart, count: 1)
-      names.append(String(decoding: request[0].prefix(32).array.map(asciiLowercase), as: UTF8.self))
+      names.append(
+        String(decoding: request.name.prefix(32).array.map(asciiLowercase), as: UTF8.self))
     }
     return names
   }

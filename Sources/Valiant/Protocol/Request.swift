@@ -39,6 +39,23 @@ struct ArgumentRange {
     return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
   }
 
+  /// Argument 0, the command's name.
+  @inline(__always)
+  var name: Bytes {
+    // SAFETY: there is at least one argument; the range lies within the input.
+    let range = unsafe ranges[0]
+    return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
+  }
+
+  /// Argument `index`, 1 or more, if the request has so many.
+  @inline(__always)
+  func argument(_ index: Int) -> Bytes? {
+    if UInt(bitPattern: index &- 1) >= UInt(bitPattern: count &- 1) { return nil }
+    // SAFETY: just checked; the range lies within the input.
+    let range = unsafe ranges[index]
+    return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
+  }
+
   /// Where argument `index` lies in the payload of `block`; nil if that is not where the request is.
   func offset(of index: Int, in block: SharedBlock) -> Int? {
     let bytes = self[index]

@@ -350,7 +350,7 @@ struct RequestParser: ~Copyable {
     if arguments.count == requestStart { return nil }
     let request = request(
       in: inlineBytes.bytes, firstArgument: requestStart, count: arguments.count - requestStart)
-    if request[0].equalsIgnoringCase("POST") || request[0].equalsIgnoringCase("Host:") {
+    if request.name.equalsIgnoringCase("POST") || request.name.equalsIgnoringCase("Host:") {
       return .crossProtocol
     }
     return .inlineRequest

@@ -347,7 +347,7 @@ import Synchronization
   }
 
   private static let fragmentedBytesMin = 2 << 20
-  private static let fragmentedShare = 32
+  private static let fragmentedShare = 64
 
   /// A block in a fuller page for the content of `block`, if that lies in a sparse one.
   ///

@@ -42,11 +42,11 @@ import Glibc
   /// The type in the flags' upper half.
   private enum ValueType {
     static let string: UInt8 = 0
-    static let integer: UInt8 = 1
-    /// A string in a block of its own, see `LongValue`.
-    static let long: UInt8 = 2
     /// A string that was changed in part: never a number, for it may be changed again.
-    static let edited: UInt8 = 3
+    static let edited: UInt8 = 1
+    static let integer: UInt8 = 2
+    /// A string in a block of its own, see `LongValue`.
+    static let long: UInt8 = 3
     static let filler: UInt8 = 6
     static let fillerByte: UInt8 = 7
   }
@@ -143,14 +143,12 @@ import Glibc
     let layout = layout
     // SAFETY: the header says where the value lies.
     let start = unsafe base + (layout.keyOffset &+ layout.keyLength)
-    if layout.flags >> Entry.typeShift == ValueType.string {
+    // Both kinds of strings that lie in the entry, in one comparison.
+    if layout.flags >> Entry.typeShift <= ValueType.edited {
       return .bytes(unsafe Bytes(base: start, count: layout.valueLength))
     }
     if layout.flags >> Entry.typeShift == ValueType.long {
       return .long(unsafe Bytes(base: start, count: layout.valueLength), ownBlock)
-    }
-    if layout.flags >> Entry.typeShift == ValueType.edited {
-      return .bytes(unsafe Bytes(base: start, count: layout.valueLength))
     }
     let raw = UnsafeRawPointer(start)
     switch layout.valueLength {

@@ -41,6 +41,10 @@
   @inline(__always)
   var count: Int { bytes.count &- sentBytes &+ attachedBytes &- sentOfFirst }
 
+  /// Whether `count` is at least `limit`; hardly anything to compute while it is far below.
+  @inline(__always)
+  func reaches(_ limit: Int) -> Bool { bytes.count &+ attachedBytes >= limit && count >= limit }
+
   @inline(__always)
   var isEmpty: Bool { count == 0 }
 

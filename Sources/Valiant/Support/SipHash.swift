@@ -43,17 +43,18 @@ struct SipHash: Sendable {
     let count = bytes.count
     // SAFETY: every load ends at or before `count`, up to which the view is readable.
     let start = unsafe UnsafeRawPointer(bytes.pointer)
-    var offset = 0
-    while offset &+ 8 <= count {
-      let word = unsafe start.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
+    var next = unsafe start
+    let end = unsafe start + (count & ~7)
+    while unsafe next != end {
+      let word = unsafe next.loadUnaligned(as: UInt64.self)
       v3 ^= word
       round()
       v0 ^= word
-      offset &+= 8
+      unsafe next += 8
     }
     var last = UInt64(truncatingIfNeeded: count) &<< 56
     // Keys of whole words have nothing left.
-    if count & 7 != 0 { last |= unsafe Self.tail(start + offset, count & 7) }
+    if count & 7 != 0 { last |= unsafe Self.tail(end, count & 7) }
     v3 ^= last
     round()
     v0 ^= last
