@@ -18,6 +18,7 @@ START_LIMIT = 30  # until the first PONG; valgrind alone takes one or two
 STOP_LIMIT = 5  # between SIGTERM and SIGKILL
 REPLY_LIMIT = 60  # for a reply to our own requests
 POLL_PAUSE = 0.0002  # between attempts to connect: the resolution of the start-up times
+LOADING_PAUSE = 0.005  # the same while keys are loaded, which takes all processors
 
 RECEIVE_BYTES = 1 << 16
 
@@ -202,6 +203,7 @@ class Server:
                 # While keys are loaded redis-server answers an error to that.
                 if self.first_reply(b"PING\r\n") == b"+PONG\r\n":
                     return
+                time.sleep(LOADING_PAUSE)
             except OSError:
                 time.sleep(POLL_PAUSE)
         raise BenchError(f"{self.name} does not answer PING after {START_LIMIT} s")
@@ -211,13 +213,11 @@ class Server:
         with self.connect() as connection:
             connection.sendall(request)
             reply = connection.recv(RECEIVE_BYTES)
-            if reply.startswith(b"-LOADING"):
-                time.sleep(POLL_PAUSE)
-                return b""
-            return reply
+            return b"" if reply.startswith(b"-LOADING") else reply
 
     def wait_until_loaded(self) -> None:
         while not self.first_reply(b"GET nothing\r\n"):
+            time.sleep(LOADING_PAUSE)
             if self.process.poll() is not None:
                 raise BenchError(f"{self.name} ended while it loaded keys")
 

@@ -109,8 +109,8 @@ final class SnapshotLoad: Sendable {
 
 /// Puts the records of chunks into a store.
 ///
-/// Those of a chunk are sorted by shard first. A shard's table and the end of its entries fit into the
-/// nearest cache; taken in the order of the file, each record would have to wait for memory five times.
+/// Those of a chunk are sorted by shard first. A shard's table and the end of its entries fit into a
+/// near cache; taken in the order of the file, each record would have to wait for memory five times.
 @safe private struct RecordInserter {
   private let store: Store
   private let memory: StorageContext
@@ -149,8 +149,9 @@ final class SnapshotLoad: Sendable {
       let problem = shard.withLock { () -> String? in
         let keyspace = shard.keyspace(database)
         let number = sorted[index].shard
+        for next in index..<index + Self.ahead { prefetch(bytes, next, number, keyspace) }
         while index < sorted.count, sorted[index].shard == number {
-          prefetch(bytes, index + Self.ahead)
+          prefetch(bytes, index + Self.ahead, number, keyspace)
           let place = sorted[index]
           var reader = SerializedReader(bytes.dropFirst(place.offset))
           guard let record = try? RDBReader.record(&reader) else { return RDBReader.damaged }
@@ -173,9 +174,15 @@ final class SnapshotLoad: Sendable {
     return nil
   }
 
-  private func prefetch(_ bytes: Bytes, _ index: Int) {
+  /// Asks the processor for a record and, while `keyspace` of `shard` is locked, for its place in it.
+  @inline(__always)
+  private func prefetch(
+    _ bytes: Bytes, _ index: Int, _ shard: Int, _ keyspace: KeyspaceReference
+  ) {
     if index >= sorted.count { return }
-    let record = bytes.dropFirst(sorted[index].offset)
+    let place = sorted[index]
+    if place.shard == shard { keyspace.prefetchSlot(hash: place.hash) }
+    let record = bytes.dropFirst(place.offset)
     // SAFETY: an address is all that is asked for.
     unsafe Processor.prefetch(UnsafeRawPointer(record.pointer))
     unsafe Processor.prefetch(UnsafeRawPointer(record.pointer) + 64)

@@ -670,10 +670,12 @@ final class Worker: @unchecked Sendable {
     var shardsLeft = shardsLeft
     var steps = 0
     while shardsLeft > 0 {
+      let removed = sweep.removedCount
       if sweep.step(server.store, now: now, memory) { shardsLeft -= 1 }
       steps += 1
-      if steps % Self.sweepStepsPerLook == 0,
-        Clock.steadyMicroseconds - start > Self.sweepSliceMicroseconds
+      // A step that finds nothing takes no longer than a look at the clock.
+      if sweep.removedCount > removed || steps % Self.sweepStepsPerLook == 0,
+        Clock.steadyMicroseconds - start > Self.sliceMicroseconds
       {
         break
       }
@@ -688,14 +690,15 @@ final class Worker: @unchecked Sendable {
   }
 
   private static let sweepStepsPerLook = 8
-  private static let sweepSliceMicroseconds = 250
+  /// How long a client that comes meanwhile waits for the loop's own work.
+  private static let sliceMicroseconds = 50
 
   /// Moves blocks together in slices, between which the loop serves its clients.
   private func consolidate() {
     isConsolidating = true
     let start = Clock.steadyMicroseconds
     var isAtEnd = false
-    while !isAtEnd, Clock.steadyMicroseconds - start < Self.sweepSliceMicroseconds {
+    while !isAtEnd, Clock.steadyMicroseconds - start < Self.sliceMicroseconds {
       isAtEnd = consolidation.step(server.store)
     }
     if isAtEnd {

@@ -765,6 +765,8 @@ struct Keyspace: ~Copyable {
     }
     for _ in 0..<Self.passedSegmentsMax {
       guard let look = table.lookIfNotDue(at: sweepCursor, now: now) else {
+        // A step of its own, for it may need fresh memory.
+        defer { compact(memory) }
         return memory.steps.measure(.expiry) { sweepDueSegment(now: now, memory) }
       }
       if didSweep(look, now) { return (0, true) }
@@ -796,7 +798,6 @@ struct Keyspace: ~Copyable {
     sweptCount += removed
     let isAtEnd = didSweep(look, now)
     freeIfEmpty(memory)
-    compact(memory)
     return (removed, isAtEnd)
   }
 

@@ -10,6 +10,16 @@ import Testing
     #expect(Array("56789".utf8).withBytes { CRC64.checksum($0, after: first) } == sum)
   }
 
+  @Test(
+    "the checksum of many bytes is that of their pieces", arguments: [6143, 6144, 6145, 20_001])
+  func longChecksum(count: Int) {
+    let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 167 ^ $0 >> 8) }
+    let pieces = stride(from: 0, to: count, by: 7).reduce(UInt64(5)) { sum, start in
+      Array(bytes[start..<min(start + 7, count)]).withBytes { CRC64.checksum($0, after: sum) }
+    }
+    #expect(bytes.withBytes { CRC64.checksum($0, after: 5) } == pieces)
+  }
+
   private func written(_ text: [UInt8]) -> [UInt8] {
     var output = ByteBuffer()
     text.withBytes { SerializedString.write($0, to: &output) }
