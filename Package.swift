@@ -18,7 +18,13 @@ let package = Package(
   targets: [
     .systemLibrary(name: "CLibUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
     .systemLibrary(name: "CLZF", pkgConfig: "liblzf", providers: [.apt(["liblzf-dev"])]),
-    .target(name: "Valiant", dependencies: ["CLibUV", "CLZF"], swiftSettings: settings),
+    .systemLibrary(name: "CLibMD", pkgConfig: "libmd", providers: [.apt(["libmd-dev"])]),
+    .systemLibrary(
+      name: "CLua", pkgConfig: "lua5.1",
+      providers: [.apt(["liblua5.1-0-dev", "lua-cjson-dev", "lua-bitop-dev"])]),
+    .target(
+      name: "Valiant", dependencies: ["CLibUV", "CLZF", "CLibMD", "CLua"],
+      swiftSettings: settings),
     .executableTarget(name: "valiant", dependencies: ["Valiant"], swiftSettings: settings),
     .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: settings),
     .testTarget(

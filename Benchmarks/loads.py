@@ -31,6 +31,7 @@ TESTS = {
     "MGET": ("MGET", *["key:__rand_int__"] * 10),
     "INCR": ("INCR", "counter:__rand_int__"),
     "SETEX": ("SETEX", "key:__rand_int__", "1000", VALUE.decode()),
+    "EVAL": ("EVAL", "return redis.call('GET', KEYS[1])", "1", "key:__rand_int__"),
     "EXPIRE": ("EXPIRE", "key:__rand_int__", "2000"),
 }
 

@@ -71,7 +71,7 @@ def cpu_keyspaces(divisor: int) -> list[Keyspace]:
 
     many = [Case(name, 16, MANY_REQUESTS, MANY_GOAL) for name in ("MSET", "MGET")]
     # SETEX gives deadlines to keys that have none, EXPIRE changes them.
-    others = [Case(name, 16, REQUESTS[16], None) for name in ("INCR", "SETEX", "EXPIRE")]
+    others = [Case(name, 16, REQUESTS[16], None) for name in ("INCR", "SETEX", "EXPIRE", "EVAL")]
     small, short = SMALL_KEYS // divisor, len(VALUE)
     return [
         # The goals are for commands on keys; PING is mostly the kernel's work.

@@ -6,7 +6,7 @@ set -eu
 packages=
 for purpose in "$@"; do
   case $purpose in
-    build) packages="$packages libuv1-dev liblzf-dev pkg-config" ;;
+    build) packages="$packages libuv1-dev liblzf-dev libmd-dev liblua5.1-0-dev lua-cjson-dev lua-bitop-dev pkg-config" ;;
     test) packages="$packages redis-server redis-tools libhiredis-dev gcc libc6-dev libfaketime netcat-openbsd iproute2 valgrind python3 python3-venv" ;;
     bench) packages="$packages redis-server redis-tools valgrind python3 gcc libc6-dev" ;;
     package) packages="$packages bash-completion build-essential debhelper dpkg-dev lintian piuparts systemd-container debootstrap" ;;

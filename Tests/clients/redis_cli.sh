@@ -33,6 +33,11 @@ output=$({ timeout 2 stdbuf -oL redis-cli -h "$HOST" -p "$PORT" --latency-histor
 like '--latency-history prints four numbers, too' '[0-9]* [0-9]* [0-9]*.[0-9]* [0-9]*' "$output"
 like '--intrinsic-latency needs no server' '*total runs*' "$(timeout 10 redis-cli --intrinsic-latency 1)"
 
+printf "return {KEYS[1], ARGV[1], redis.call('GET', KEYS[1])}" >"$scratch/script.lua"
+same '--eval runs a file' 'key:1 x value:1' "$(cli --eval "$scratch/script.lua" key:1 , x | paste -s -d ' ')"
+digest=$(cli SCRIPT LOAD 'return 5')
+same 'EVALSHA runs what was loaded' 5 "$(cli EVALSHA "$digest" 0)"
+
 # A session as one types it.
 output=$(printf '%s\n' MULTI 'SET t 1' 'INCR t' EXEC 'GET t' | cli)
 same 'a transaction, line by line' 'OK QUEUED QUEUED OK 2 2' "$(printf '%s' "$output" | tr -s '\n' ' ' | sed 's/ $//')"

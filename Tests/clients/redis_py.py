@@ -170,12 +170,58 @@ def a_cluster_of_one_node(client):
     cluster.close()
 
 
+def raises(error, call, *arguments):
+    try:
+        call(*arguments)
+    except error:
+        return
+    raise AssertionError(f"no {error.__name__} for {arguments}")
+
+
 def a_lock_is_taken_once(client):
-    # It is given back by a script, which the server does not know yet: here it ends by itself.
     lock = client.lock(key("lock"), timeout=0.3)
     assert lock.acquire(blocking=False) is True and lock.locked() is True
     assert client.lock(key("lock")).acquire(blocking=False) is False
-    assert client.lock(key("lock"), timeout=0.1).acquire(blocking_timeout=5) is True
+    # It ends by itself, and then it is somebody else's.
+    other = client.lock(key("lock"), timeout=60)
+    assert other.acquire(blocking_timeout=5) is True
+    raises(redis.exceptions.LockNotOwnedError, lock.release)
+    assert other.extend(60) is True and other.reacquire() is True and 0 < client.ttl(key("lock")) <= 60
+    other.release()
+    raises(redis.exceptions.LockError, other.release)
+    counted = 0
+
+    def count():
+        nonlocal counted
+        own = redis.Redis(HOST, PORT)
+        for _ in range(20):
+            with own.lock(key("lock"), timeout=60, sleep=0.001):
+                before = counted
+                time.sleep(0.0005)
+                counted = before + 1
+        own.close()
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counted == 80
+
+
+def scripts(client):
+    double = client.register_script("return redis.call('SET', KEYS[1], tonumber(ARGV[1]) * 2)")
+    client.script_flush()
+    assert double(keys=[key("script")], args=[21]) in (b"OK", True) and client.get(key("script")) == b"42"
+    assert client.script_exists(double.sha, "0" * 40) == [True, False]
+    with client.pipeline() as pipeline:
+        double(keys=[key("script")], args=[4], client=pipeline)
+        pipeline.get(key("script"))
+        assert pipeline.execute()[1] == b"8"
+    raises(redis.exceptions.NoScriptError, client.evalsha, "0" * 40, 0)
+    raises(redis.exceptions.ResponseError, client.eval, "return redis.call('INCR', KEYS[1], 1)", 1, key("script"))
+    assert client.eval("return {1, 2.9, 'three', false, {KEYS[1]}}", 1, "k") == [1, 2, b"three", None, [b"k"]]
+    client.delete(key("script"))
 
 
 def clients(client):
@@ -269,7 +315,7 @@ def copies_of_keys(client):
 
 
 CHECKS = [set_get_delete, options_of_set, expiry, binary_values, a_value_of_one_mebibyte, pipeline, transactions,
-          messages, copies_of_keys, walks, strings_and_bits, a_cluster_of_one_node, a_lock_is_taken_once, clients, server,
+          messages, copies_of_keys, walks, strings_and_bits, a_cluster_of_one_node, a_lock_is_taken_once, scripts, clients, server,
           errors, eight_threads_on_a_pool]
 PROTOCOLS = {"default": {}, "RESP2": {"protocol": 2}, "RESP3": {"protocol": 3}}
 

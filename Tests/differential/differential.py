@@ -11,6 +11,7 @@ Both servers listen on sockets in a temporary directory and end with this progra
 
 import argparse
 import contextlib
+import hashlib
 import random
 import re
 import shutil
@@ -225,6 +226,119 @@ def scan_option() -> list:
     return chance.choice([["MATCH", pattern], ["COUNT", b"1000"], ["COUNT", one_of(b"999", b"0", b"-1", b"1e3")]])
 
 
+SCRIPTS = rb"""
+return redis.call('GET', KEYS[1])
+return redis.call('SET', KEYS[1], ARGV[1])
+return redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[2])
+return redis.call('INCR', KEYS[1])
+return redis.pcall('INCR', KEYS[1])
+return {redis.pcall('INCR', KEYS[1]), redis.pcall('GET', KEYS[2])}
+for i = 1, 10 do redis.call('APPEND', KEYS[1], i) end return redis.call('STRLEN', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1]) error('behind a change')
+redis.call('SELECT', 1) return redis.call('SET', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], 100000) return redis.call('PERSIST', KEYS[1])
+redis.call('RENAME', KEYS[1], KEYS[2]) return redis.call('EXISTS', KEYS[1], KEYS[2])
+return redis.call('MGET', KEYS[1], KEYS[2])
+return redis.call('DBSIZE')
+redis.setresp(3) return redis.call('GET', KEYS[1])
+redis.setresp(3) return redis.call('MGET', KEYS[1], KEYS[2])
+redis.setresp(3) return true
+redis.setresp(3) return {double=3.25}
+redis.setresp(4)
+return redis.setresp()
+return {1, 'two', false, {3.7, true}, {}, 4, nil, 5}
+return {map={a=1}}
+return {set={x=true}}
+return {double=-0.1}
+return {big_number='123'}
+return {verbatim_string={format='txt', string='some'}}
+return {ok='fine'}
+return {err='BAD thing'}
+return {err='-BAD thing'}
+return redis.error_reply('My error')
+return redis.error_reply('Wordless')
+return redis.error_reply('-CODE and text')
+return redis.error_reply(1)
+return redis.status_reply('STATUS')
+return redis.status_reply()
+return redis.sha1hex(ARGV[1])
+return redis.sha1hex(5)
+return redis.sha1hex()
+return redis.call()
+return redis.call({})
+return redis.call('NOSUCH')
+return redis.call('GET')
+return redis.call('get', KEYS[1], 'more')
+return redis.pcall('SUBSCRIBE', 'a')
+return redis.call('MULTI')
+return redis.call('OBJECT', 'ENCODING', KEYS[1])
+return redis.call('OBJECT', 'NOSUCH', KEYS[1])
+return redis.call('ECHO', 1/3)
+return redis.call('ECHO', 1e20)
+return redis.call('ECHO', 12)
+return tostring(1/3)
+return 1/3
+return 2^53
+return -1.9
+return 1/0
+return tostring(0/0)
+return math.random(1000)
+math.randomseed(7) return tostring(math.random())
+return math.random(2, 1)
+return bit.band(7, 13)
+return bit.tohex(ARGV[1] and 255)
+return cjson.encode({1, 2, {a='x'}})
+return cjson.decode('[1, 2, {"a": [3, null]}]')[3].a
+return cjson.decode('[1,')
+x = 1
+return x
+return KEYS
+return ARGV
+return #ARGV[1]
+return KEYS[9]
+return (
+return string.format('%s %5.1f', 'text', 3.14)
+return ('x'):rep(5)
+return print('x')
+return dofile('x')
+return require('x')
+return loadstring('return 5')()
+return loadstring('return (')
+return load(function() return nil end)
+return pcall(function() return redis.call('INCR', KEYS[1]) end)
+return select(2, pcall(redis.call, 'INCR', KEYS[1]))
+local ok, problem = pcall(redis.call, 'INCR', KEYS[1]) return type(problem) == 'table' and problem.err or 'none'
+error('wrong')
+error('wrong', 0)
+error({err='MINE own'})
+error()
+redis.nosuch()
+local t = nil return t.x
+return redis.log(redis.LOG_DEBUG, 'x')
+redis.log('x')
+redis.log(17, 'x')
+return redis.replicate_commands()
+return redis.set_repl(redis.REPL_ALL)
+redis.call = nil
+string.format = nil
+_G.x = 1
+return _G.KEYS == KEYS
+return {coroutine.wrap(function() coroutine.yield(redis.call('PING')) end)()}
+""".strip().split(b"\n")
+SCRIPTS += [b"#!lua\nreturn 1", b"#!lua flags=no-writes\nreturn redis.call('SET', KEYS[1], ARGV[1])"]
+SCRIPTS += [b"#!lua flags=no-writes,allow-oom\nreturn redis.call('GET', KEYS[1])", b"#!lua flags=bogus\nreturn 1"]
+SCRIPTS += [b"#!python\nreturn 1", b"#!lua name=x\nreturn 1", b"#!lua", b"\n\nreturn x", b"", b"-- nothing"]
+
+
+def script() -> bytes:
+    return chance.choice(SCRIPTS)
+
+
+def digest() -> bytes:
+    digest = hashlib.sha1(script()).hexdigest().encode()
+    return chance.choice([digest, digest, digest, digest.upper(), digest[1:], b"x" * 40, b""])
+
+
 # A request is a list of words, of functions that make one, and of functions that make several.
 GRAMMAR = [
     ["GET", key],
@@ -288,6 +402,18 @@ GRAMMAR = [
     ["COMMAND", "GETKEYS", "BITOP", "AND", some(key, least=2)],
     ["COMMAND", "GETKEYSANDFLAGS", one_of(b"RENAME", b"COPY", b"LCS"), key, key],
     ["COMMAND", "GETKEYSANDFLAGS", "MSET", some(key, value)],
+    ["EVAL", script, "2", key, key, value, value],
+    ["EVAL", script, "2", key, key, value, value],
+    ["EVAL", script, integer, key, key, value, value],
+    ["EVAL", script, one_of(b"0", b"1"), key, key, value],
+    ["EVAL_RO", script, "2", key, key, value, value],
+    ["EVALSHA", digest, "2", key, key, value, value],
+    ["EVALSHA_RO", digest, "2", key, key, value, value],
+    ["SCRIPT", "LOAD", script],
+    ["SCRIPT", "EXISTS", some(digest)],
+    ["SCRIPT", "FLUSH", some(one_of(b"ASYNC", b"sync", b"x"), least=0, most=2)],
+    ["SCRIPT", "KILL"],
+    ["COMMAND", "GETKEYS", one_of(b"EVAL", b"EVALSHA_RO"), "x", one_of(b"0", b"1", b"2", b"3", b"x", b"-1"), key, key],
     ["WATCH", some(key)],
     ["UNWATCH"],
     ["DISCARD"],
@@ -458,6 +584,7 @@ TIMES = {b"TTL", b"EXPIRETIME"}
 
 
 EXPIRING = {b"SET", b"SETEX", b"PSETEX", b"GETEX", b"RESTORE", b"EXPIRE", b"PEXPIRE", b"EXPIREAT", b"PEXPIREAT", b"EXEC"}
+EXPIRING |= {b"EVAL", b"EVALSHA"}
 
 
 # Both know the same elements, in an order of their own.

@@ -46,7 +46,7 @@ box 'the service in a system with systemd' --timeout 600 --add "$PWD/Tests/smoke
 # What Debian's own machines would try. There is no network in the system: apt must not look for any.
 dpkg-source --extract "$built"/valiant_*.dsc "$scratch/source" >"$scratch/dpkg.log"
 box 'autopkgtest' --timeout 600 --no-install --add "$scratch/source" "$deb" \
-  --packages 'autopkgtest dpkg-dev apt-utils libuv1 liblzf1 netcat-openbsd redis-tools python3 iproute2' -- \
+  --packages 'autopkgtest dpkg-dev apt-utils libuv1 liblzf1 liblua5.1-0 lua-cjson lua-bitop libmd0 netcat-openbsd redis-tools python3 iproute2' -- \
   sh -c ': >/etc/apt/sources.list; autopkgtest --no-built-binaries debs/*.deb source/ -- null'
 if [ -s "$scratch/box" ]; then
   same 'autopkgtest: both tests pass' 'program PASS service PASS' \

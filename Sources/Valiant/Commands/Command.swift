@@ -145,6 +145,12 @@ struct Command: Sendable {
     static let blocking = Flags(rawValue: 1 << 24)
     /// Is written into the append log as it is: repeating it costs less than what comes of it.
     static let repeatable = Flags(rawValue: 1 << 23)
+    /// Not shown by MONITOR.
+    static let skipMonitor = Flags(rawValue: 1 << 25)
+    /// May name no key although it can name some.
+    static let noMandatoryKeys = Flags(rawValue: 1 << 26)
+    /// Where its keys are depends on the other arguments.
+    static let movableKeys = Flags(rawValue: 1 << 27)
     /// About messages.
     static let pubsub = Flags(rawValue: 1 << 15)
     /// Allowed in RESP2 while the client listens to channels.
@@ -156,9 +162,10 @@ struct Command: Sendable {
     static let names: [(Flags, String)] = [
       (.write, "write"), (.readonly, "readonly"), (.denyoom, "denyoom"), (.admin, "admin"),
       (.pubsub, "pubsub"), (.noscript, "noscript"), (.blocking, "blocking"), (.loading, "loading"),
-      (.stale, "stale"),
+      (.stale, "stale"), (.skipMonitor, "skip_monitor"),
       (.fast, "fast"),
       (.skipSlowlog, "skip_slowlog"), (.noAuth, "no_auth"), (.noMulti, "no_multi"),
+      (.noMandatoryKeys, "no_mandatory_keys"), (.movableKeys, "movablekeys"),
       (.noAsyncLoading, "no_async_loading"), (.allowBusy, "allow_busy"),
     ]
   }
@@ -175,6 +182,8 @@ struct Command: Sendable {
     let access: [String]
     /// Keys that something else is done with; empty when the same is done with all.
     private(set) var parts: [KeyPositions] = []
+    /// Index of the argument that says how many keys there are behind it; 0 for none.
+    private(set) var counter = 0
 
     static let none = KeyPositions(first: 0, last: 0, step: 0, access: [])
 
@@ -184,6 +193,13 @@ struct Command: Sendable {
         first: parts[0].first, last: parts[parts.count - 1].last, step: 1, access: [])
       all.parts = parts
       return all
+    }
+
+    /// As many keys behind argument `index` as that says.
+    static func counted(_ index: Int, _ access: String...) -> KeyPositions {
+      var keys = KeyPositions(first: 0, last: 0, step: 0, access: access)
+      keys.counter = index
+      return keys
     }
 
     /// Arguments `first` to `last`.
@@ -212,7 +228,8 @@ struct Command: Sendable {
 
   /// What a command is about; gives its group in the documentation and its ACL category.
   enum Category: String, Sendable {
-    case string, bitmap, hyperloglog, keyspace, pubsub, transaction, connection, server, cluster
+    case string, bitmap, hyperloglog, keyspace, pubsub, transaction, connection, server, cluster,
+      scripting
 
     /// The group as COMMAND DOCS calls it.
     var group: String {
@@ -228,6 +245,7 @@ struct Command: Sendable {
   var aclCategories: [String] {
     // What runs is a subcommand, mostly.
     if !subcommands.isEmpty, !flags.contains(.connection) { return ["@slow"] }
+    if category == .scripting { return ["@slow", "@scripting"] }
     // In Redis's order.
     let all: [(name: String, applies: Bool)] = [
       (

@@ -30,6 +30,13 @@
   private var transactionIndex: Int?
   /// Whether room has been made for what the command asked for.
   var hasRoom = false
+  private let engine = ScriptEngine.Lazy()
+  /// The shards that are locked for the script that runs.
+  private var scriptShards = ShardSet()
+  /// Whether the command that runs is a script's.
+  private var isInScript = false
+  /// Whether a script's commands may take more memory than is allowed.
+  private var scriptIgnoresLimit = false
   private var accessMilliseconds = Int.min / 2
   private var settingsGeneration = -1
   fileprivate var hashes = KeyHashes()
@@ -508,8 +515,8 @@
     return count
   }
 
-  /// Whether the client wants no reply to the command that runs; messages it gets all the same.
-  var isSilent: Bool { !client.flags.isDisjoint(with: [.replyOff, .skipReply]) }
+  /// Whether the client gets no reply to the command that runs; messages it gets all the same.
+  var isSilent: Bool { isInScript || !client.flags.isDisjoint(with: [.replyOff, .skipReply]) }
 
   /// Has `write` write something that the client gets even if it wants no reply.
   mutating func push(_ write: (inout ReplyWriter) -> Void) {
@@ -897,6 +904,132 @@
     releaseLongValues()
   }
 
+  // MARK: Scripts
+
+  /// What runs this loop's scripts.
+  var scriptEngine: ScriptEngine { engine.made(for: server) }
+
+  /// What runs a script: the command to which it belongs.
+  @safe struct ScriptCaller {
+    fileprivate let row: UnsafePointer<CommandTable.Row>
+    fileprivate let request: Request
+    fileprivate let database: Int
+    fileprivate let isInTransaction: Bool
+    fileprivate let holdsAllShards: Bool
+  }
+
+  /// Makes room by the eviction policy, before the locks are taken.
+  ///
+  /// - Returns: Whether there is any.
+  func makeRoomForScript() -> Bool { !isLimited || makeRoom(for: request.byteCount) == .made }
+
+  /// Locks the shards of a script's keys, unless all are locked. It may name others, which are locked when
+  /// it does.
+  ///
+  /// - Parameters:
+  ///   - keys: The arguments that are its keys.
+  ///   - ignoringLimit: Whether its commands may take more memory than is allowed.
+  mutating func beginScript(keys: Range<Int>, ignoringLimit: Bool) -> ScriptCaller {
+    let caller = unsafe ScriptCaller(
+      row: row, request: request, database: client.database, isInTransaction: isInTransaction,
+      holdsAllShards: holdsAllShards)
+    if !holdsAllShards {
+      scriptShards = ShardSet()
+      for index in keys { scriptShards.insert(hash: memory.hashing.hash(request[index])) }
+      server.scripts.lock()
+      scriptShards.lock(in: shards)
+    }
+    scriptIgnoresLimit = ignoringLimit
+    isInScript = true
+    // Its changes belong together as those of a transaction do.
+    if transactionIndex == nil { transactionIndex = 0 }
+    return caller
+  }
+
+  mutating func endScript(_ caller: ScriptCaller) {
+    isInScript = false
+    // If it wants no reply either, they take its place.
+    if pushesInSilence.count > 0, !isSilent {
+      reply.output.bytes.append(pushesInSilence.bytes)
+      pushesInSilence = ByteBuffer()
+    }
+    unsafe begin(caller.row, caller.request)
+    client.database = caller.database
+    if !caller.isInTransaction {
+      transactionIndex = nil
+      commitChanges()
+    }
+    if !caller.holdsAllShards {
+      holdsAllShards = false
+      scriptShards.unlock(in: shards)
+      server.scripts.unlock()
+    }
+  }
+
+  /// Whether keys must not be changed for now.
+  ///
+  /// - Throws: `cannotSave`, `cannotLog`.
+  func checkWrites() throws(CommandError) {
+    switch worker.gate.refusal {
+    case .snapshot: throw .cannotSave
+    case .log(let why): throw .cannotLog(why)
+    case nil: break
+    }
+  }
+
+  /// Runs a command of a script, and records what it has changed.
+  mutating func runForScript(
+    _ row: UnsafePointer<CommandTable.Row>, _ request: Request
+  ) throws(CommandError) {
+    unsafe begin(row, request)
+    let named = hashKeys()
+    if !holdsAllShards {
+      holdsAllShards = unsafe row.pointee.flags.contains(.wholeKeyspace)
+      scriptShards.extend(by: holdsAllShards ? .all : named, in: shards)
+    }
+    if client.flags.contains(.tracking) { rememberReads() }
+    let start = Clock.steadyNanoseconds
+    let index = unsafe row.pointee.index
+    defer {
+      let elapsed = Clock.steadyNanoseconds - start
+      statistics.withCommand(index) {
+        $0.calls.add()
+        $0.nanoseconds.add(elapsed)
+      }
+    }
+    do throws(CommandError) {
+      try unsafe callForScript(row)
+    } catch {
+      if memory.hasChanges { recordChanges(hasFailed: true) }
+      statistics.withCommand(index) { $0.failed.add() }
+      throw error
+    }
+    if memory.hasChanges { recordChanges() }
+  }
+
+  private mutating func callForScript(
+    _ row: UnsafePointer<CommandTable.Row>
+  ) throws(CommandError) {
+    guard unsafe row.pointee.needsMemory else { return try unsafe row.pointee.call(&self) }
+    // With an eviction policy room was made before the locks were taken.
+    if settings.evictionPolicy == .none, !scriptIgnoresLimit,
+      memory.pool.usedBytes &+ request.byteCount > memoryMax
+    {
+      throw .aboveMemoryMax
+    }
+    guard request.byteCount > LongValue.shortMax else { return try unsafe row.pointee.call(&self) }
+    let number = transactionIndex ?? 0
+    try copyValues(of: number)
+    defer {
+      // Those of queued commands stay.
+      for value in longValues where value.command == number { value.value.block.release() }
+      longValues.removeAll { $0.command == number }
+    }
+    try unsafe row.pointee.call(&self)
+  }
+
+  func countScriptError() { statistics.errorReplies.add() }
+
   /// Prepares for a command. The hash is that of its first key.
   @inline(__always)
   mutating func begin(_ row: UnsafePointer<CommandTable.Row>, _ request: Request) {
@@ -932,53 +1065,6 @@
     for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
       let hash = hashes[index]
       shards[hash: hash].keyspace(database).prefetchEntry(hash: hash)
-    }
-  }
-}
-
-/// Hashes of a request's keys, by argument.
-///
-/// Invariant: `base` has room for `capacity` hashes, `capacityMin` at least.
-@safe private struct KeyHashes: ~Copyable {
-  private var base: UnsafeMutablePointer<UInt64>
-  private var capacity = capacityMin
-  private static let capacityMin = 64
-  private static let keptCapacity = 8192
-
-  init() {
-    unsafe base = .allocate(capacity: capacity)
-    unsafe base.initialize(repeating: 0, count: capacity)
-  }
-
-  deinit { unsafe base.deallocate() }
-
-  /// Makes room for the keys of a request of `count` arguments.
-  mutating func reserve(_ count: Int) {
-    let wanted = max(Self.capacityMin, count)
-    if wanted <= capacity, capacity <= Self.keptCapacity { return }
-    unsafe base.deallocate()
-    capacity = wanted
-    unsafe base = .allocate(capacity: capacity)
-    unsafe base.initialize(repeating: 0, count: capacity)
-  }
-
-  /// Handlers mostly know their keys' indices, so that nothing is left of this.
-  @inline(__always)
-  private func check(_ index: Int) {
-    precondition(
-      UInt(bitPattern: index) < UInt(Self.capacityMin)
-        || UInt(bitPattern: index) < UInt(bitPattern: capacity), "no such argument")
-  }
-
-  @inline(__always)
-  subscript(index: Int) -> UInt64 {
-    get {
-      check(index)
-      return unsafe base[index]
-    }
-    set {
-      check(index)
-      unsafe base[index] = newValue
     }
   }
 }

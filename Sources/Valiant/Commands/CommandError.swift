@@ -115,6 +115,13 @@ enum CommandError: Error {
   case negativeTimeout
   case savingFailed
   case savingImpossible(String)
+  /// About a script, in words that nobody matches on.
+  case script(String)
+  case scriptCompilation([UInt8])
+  case noScript
+  case noScriptRuns
+  case scriptHasWritten
+  case scriptOutOfMemory
 
   /// The error's whole text, from its code on.
   var message: [UInt8] {
@@ -130,7 +137,9 @@ enum CommandError: Error {
       return "ERR Syntax error in HELLO option '".utf8 + option + "'".utf8
     case .unknownClientType(let type):
       return "ERR Unknown client type '".utf8 + type + "'".utf8
-    case .savingImpossible(let why): return Array("ERR \(why)".utf8)
+    case .savingImpossible(let why), .script(let why): return Array("ERR \(why)".utf8)
+    case .scriptCompilation(let why):
+      return "ERR Error compiling script (new function): ".utf8 + why
     case .outOfRange(let least, let most):
       return Array("ERR value is out of range, must be between \(least) and \(most)".utf8)
     case .cannotLog(let why):
@@ -301,6 +310,15 @@ enum CommandError: Error {
       Please check the Redis logs for details about the RDB error.
       """
     case .savingFailed: "ERR"
+    case .noScript: "NOSCRIPT No matching script. Please use EVAL."
+    case .noScriptRuns: "NOTBUSY No scripts in execution right now."
+    case .scriptHasWritten:
+      """
+      UNKILLABLE Sorry the script already executed write commands against the dataset. You can either \
+      wait the script termination or kill the server in a hard way using the SHUTDOWN NOSAVE command.
+      """
+    case .scriptOutOfMemory:
+      "OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'"
     case .isSaving: "ERR Background save already in progress"
     case .isRewritingLog: "ERR Background append only file rewriting already in progress"
     case .anotherSaving:
@@ -312,7 +330,8 @@ enum CommandError: Error {
       "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled."
     case .notATimeout: "ERR timeout is not an integer or out of range"
     case .negativeTimeout: "ERR timeout is negative"
-    case .savingImpossible, .cannotLog, .outOfRange, .unrecognizedReplicaOption, .unknownCommand,
+    case .savingImpossible, .script, .scriptCompilation, .cannotLog, .outOfRange,
+      .unrecognizedReplicaOption, .unknownCommand,
       .unknownSubcommand,
       .subcommandSyntax, .helloOption,
       .unknownClientType,

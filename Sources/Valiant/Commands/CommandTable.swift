@@ -20,7 +20,7 @@
     HyperLogLogCommands.self, KeyCommands.self, ExpiryCommands.self, ScanCommands.self,
     MoveCommands.self,
     SerializationCommands.self, ObjectCommands.self, MemoryCommands.self,
-    TransactionCommands.self, PubSubCommands.self, ClusterCommands.self,
+    TransactionCommands.self, ScriptCommands.self, PubSubCommands.self, ClusterCommands.self,
     ReplicationCommands.self, DebugCommands.self, SavingCommands.self, WaitCommands.self,
     ConnectionCommands.self, ClientCommands.self,
     ServerCommands.self, ConfigCommands.self, IntrospectionCommands.self,
@@ -91,6 +91,8 @@
     var word: UInt64
     var length: Int
     var row: UnsafePointer<Row>?
+    /// Whether no other name has the same word and length.
+    var isExact = false
   }
 
   private static let slotBits: UInt64 = 8
@@ -117,14 +119,12 @@
     let slots = UnsafeMutablePointer<Slot>.allocate(capacity: slotCount)
     unsafe slots.initialize(repeating: Slot(word: 0, length: 0, row: nil), count: slotCount)
     for command in topLevel {
-      precondition(
-        command.name.utf8.prefix(8).allSatisfy { $0 &- 0x61 < 26 },
-        "a name does not begin with letters only")
       let word = Array(command.name.utf8).withBytes { Self.word($0) }
       var index = Self.slotIndex(word)
       while unsafe slots[index].row != nil { index = (index + 1) & (slotCount - 1) }
       unsafe slots[index] = Slot(
-        word: word, length: command.name.utf8.count, row: UnsafePointer(rows + command.index))
+        word: word, length: command.name.utf8.count, row: UnsafePointer(rows + command.index),
+        isExact: command.name.utf8.count <= 8 && command.name.utf8.allSatisfy { $0 &- 0x61 < 26 })
     }
     unsafe self.rows = UnsafePointer(rows)
     unsafe self.slots = UnsafePointer(slots)
@@ -134,7 +134,7 @@
 
   /// The first eight bytes of a name with the bit of small letters set, as one number.
   ///
-  /// No byte but a letter becomes a letter by that bit, and names consist of letters.
+  /// No byte but a letter becomes a letter by that bit.
   @inline(__always)
   private static func word(_ name: Bytes) -> UInt64 {
     name.firstWord | 0x2020_2020_2020_2020
@@ -155,7 +155,7 @@
       let slot = unsafe slots[index]
       guard let row = unsafe slot.row else { return nil }
       if slot.word == word, slot.length == name.count {
-        if name.count <= 8 || (unsafe Self.isNamed(row, name)) { return unsafe row }
+        if unsafe slot.isExact || Self.isNamed(row, name) { return unsafe row }
       }
       index = (index &+ 1) & (1 &<< Int(Self.slotBits) &- 1)
     }

@@ -101,6 +101,7 @@ struct Information {
     let usage = MemoryUsage(server, isLocked: isLocked)
     let resident = ProcessUsage.residentBytes
     let limit = server.settings.maxMemory.bytes
+    let scripts = server.scripts.census
     return [
       ("used_memory", "\(usage.total)"),
       ("used_memory_human", Self.humanBytes(usage.total)),
@@ -114,6 +115,9 @@ struct Information {
       ("total_system_memory_human", Self.humanBytes(ProcessUsage.systemBytes)),
       ("maxmemory", "\(limit)"),
       ("maxmemory_human", Self.humanBytes(limit)),
+      ("number_of_cached_scripts", "\(scripts.count)"),
+      ("used_memory_scripts_eval", "\(scripts.bytes)"),
+      ("used_memory_vm_eval", "\(server.scripts.memoryBytes)"),
       ("maxmemory_policy", server.settings.evictionPolicy.rawValue),
       ("mem_fragmentation_ratio", decimalText(resident * 100 / max(1, usage.total), places: 2)),
       ("mem_clients_normal", "\(usage.clients)"),

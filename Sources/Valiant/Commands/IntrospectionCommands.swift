@@ -156,11 +156,17 @@ enum IntrospectionCommands: CommandFamily {
       guard let subcommand = unsafe table.find(asked[1], in: row) else { throw .invalidCommand }
       unsafe row = subcommand
     }
-    guard unsafe row.pointee.firstKey > 0 else { throw .noKeys }
+    let counter = unsafe row.pointee.command.keys.counter
+    guard unsafe row.pointee.firstKey > 0 || counter > 0 else { throw .noKeys }
     guard unsafe row.pointee.command.accepts(argumentCount: asked.count) else {
       throw .wrongArgumentsForCommand
     }
     let command = unsafe row.pointee.command
+    if counter > 0 {
+      let count = asked[counter].integer ?? 0
+      guard (0..<asked.count - counter).contains(count) else { return [] }
+      return (0..<count).map { (counter + 1 + $0, command.keys.access) }
+    }
     return unsafe row.pointee.keyIndices(argumentCount: asked.count).map { index in
       if let access = command.access { return (index, access(asked)) }
       let part = command.keys.parts.first { $0.first <= index && ($0.last < 0 || index <= $0.last) }
@@ -185,9 +191,10 @@ enum IntrospectionCommands: CommandFamily {
     reply.set(command.tips.count)
     for tip in command.tips { reply.bulkString(tip) }
     let specifications = command.keys.parts.isEmpty ? [command.keys] : command.keys.parts
-    reply.array(command.keys.first > 0 ? specifications.count : 0)
-    for keys in specifications where keys.first > 0 { writeKeySpecification(keys, to: &reply) }
-    reply.array(command.subcommands.count)
+    let hasKeys = command.keys.first > 0 || command.keys.counter > 0
+    reply.set(hasKeys ? specifications.count : 0)
+    if hasKeys { for keys in specifications { writeKeySpecification(keys, to: &reply) } }
+    if command.subcommands.isEmpty { reply.set(0) } else { reply.array(command.subcommands.count) }
     for subcommand in command.subcommands {
       write(subcommand.placed(in: command.category, at: subcommand.index), to: &reply)
     }
@@ -207,13 +214,20 @@ enum IntrospectionCommands: CommandFamily {
     reply.bulkString("spec")
     reply.map(1)
     reply.bulkString("index")
-    reply.integer(keys.first)
+    reply.integer(keys.counter > 0 ? keys.counter : keys.first)
     reply.bulkString("find_keys")
     reply.map(2)
     reply.bulkString("type")
-    reply.bulkString("range")
+    reply.bulkString(keys.counter > 0 ? "keynum" : "range")
     reply.bulkString("spec")
     reply.map(3)
+    if keys.counter > 0 {
+      for (name, number) in [("keynumidx", 0), ("firstkey", 1), ("keystep", 1)] {
+        reply.bulkString(name)
+        reply.integer(number)
+      }
+      return
+    }
     reply.bulkString("lastkey")
     reply.integer(keys.last < 0 ? keys.last : keys.last - keys.first)
     reply.bulkString("keystep")

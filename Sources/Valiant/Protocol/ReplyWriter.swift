@@ -36,8 +36,13 @@ struct ReplyWriter: ~Copyable {
   }
 
   /// An error, `-text`; line ends in the text become blanks, so that it stays one line.
-  mutating func error(_ text: [UInt8]) {
-    output.bytes.append(UInt8(ascii: "-"))
+  mutating func error(_ text: [UInt8]) { line(UInt8(ascii: "-"), text) }
+
+  /// A status of any bytes, in the same way.
+  mutating func status(line text: [UInt8]) { line(UInt8(ascii: "+"), text) }
+
+  private mutating func line(_ type: UInt8, _ text: [UInt8]) {
+    output.bytes.append(type)
     for byte in text {
       let endsLine = byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n")
       output.bytes.append(endsLine ? UInt8(ascii: " ") : byte)
@@ -126,6 +131,17 @@ struct ReplyWriter: ~Copyable {
     header(UInt8(ascii: "="), text.utf8.count + 4)
     output.bytes.append(literal: "txt:")
     output.bytes.append(text)
+    output.bytes.appendLineEnd()
+  }
+
+  /// The same for text of another format, which three letters say.
+  mutating func verbatim(_ format: [UInt8], _ text: [UInt8]) {
+    guard protocolVersion == 3 else { return text.withBytes { bulkString($0) } }
+    header(UInt8(ascii: "="), text.count + 4)
+    (format.prefix(3) + Array(repeating: UInt8(ascii: " "), count: max(0, 3 - format.count)))
+      .withBytes { output.bytes.append($0) }
+    output.bytes.append(UInt8(ascii: ":"))
+    text.withBytes { output.bytes.append($0) }
     output.bytes.appendLineEnd()
   }
 

@@ -21,6 +21,7 @@ public final class Server: Sendable {
   let pubSub = PubSub()
   /// The files in which keys are kept.
   let saving: Saving
+  let scripts: Scripts
   let appendOnly: AppendOnly
   /// Forty hexadecimal digits that tell this run from others.
   let runIdentifier = Random.hexIdentifier(40)
@@ -82,6 +83,7 @@ public final class Server: Sendable {
     self.makeReader = makeReader
     log = Log(level: settings.logLevel, isEnabled: settings.logsToStandardError)
     saving = Saving(log: log)
+    scripts = Scripts()
     appendOnly = AppendOnly(log: log, makeReplayer: makeReplayer)
     state = Guarded(State(settings: settings))
     loads = Guarded([])

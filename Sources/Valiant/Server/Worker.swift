@@ -670,6 +670,11 @@ final class Worker: @unchecked Sendable {
     var shardsLeft = shardsLeft
     var steps = 0
     while shardsLeft > 0 {
+      if server.scripts.isBusy {
+        // The next tick begins anew.
+        shardsLeft = 0
+        break
+      }
       let removed = sweep.removedCount
       if sweep.step(server.store, now: now, memory) { shardsLeft -= 1 }
       steps += 1
@@ -699,7 +704,8 @@ final class Worker: @unchecked Sendable {
     let start = Clock.steadyMicroseconds
     var isAtEnd = false
     while !isAtEnd, Clock.steadyMicroseconds - start < Self.sliceMicroseconds {
-      isAtEnd = consolidation.step(server.store)
+      // The next tick goes on.
+      isAtEnd = server.scripts.isBusy || consolidation.step(server.store)
     }
     if isAtEnd {
       isConsolidating = false

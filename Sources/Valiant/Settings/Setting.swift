@@ -154,6 +154,11 @@ struct Setting: Sendable {
         "Keys of which clients in tracking mode may have copies at most: behind that some are told early that theirs are invalid; 0 for any number."
     ),
     Setting(
+      "lua-time-limit", .integer(\.scriptMilliseconds, 0...Int(Int32.max)), change: .anyTime,
+      summary:
+        "Milliseconds behind which a script is ended that has changed nothing: who wants its keys waits meanwhile; 0 for never."
+    ),
+    Setting(
       "lfu-log-factor", .integer(\.lfuLogFactor, 0...1_000_000), change: .anyTime,
       summary: "How slowly the counters of the LFU policies grow."),
     Setting(

@@ -54,6 +54,8 @@ public struct Settings: Sendable, Equatable {
   var hyperLogLogSparseMaxBytes = 3000
   /// Keys whose readers are remembered at most, because they have copies; 0 for any number.
   var trackedKeysMax = 1_000_000
+  /// For which a script may run that has changed nothing; 0 for any time.
+  var scriptMilliseconds = 5000
   /// Which events of keys are published.
   var keyspaceEvents: KeyspaceEvents = []
   /// The folder in which keys are kept; empty for none. The program takes `$STATE_DIRECTORY`, or

@@ -60,6 +60,10 @@ import Glibc
   @inline(__always)
   func lock() { unsafe lockWord.pointee.lock() }
 
+  /// See `SpinLock.lockSoon`.
+  @inline(__always)
+  func lockSoon() -> Bool { unsafe lockWord.pointee.lockSoon() }
+
   @inline(__always)
   func unlock() { unsafe lockWord.pointee.unlock() }
 

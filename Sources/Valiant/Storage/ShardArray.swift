@@ -42,9 +42,7 @@ struct ShardSet {
   /// Adds the shard of a key with this hash.
   @inline(__always)
   mutating func insert(hash: UInt64) {
-    let shard = Store.shardIndex(hash: hash)
-    words[shard &>> 6] |= 1 &<< UInt64(shard & 63)
-    used |= 1 &<< UInt32(shard &>> 6)
+    insert(Store.shardIndex(hash: hash))
   }
 
   /// Adds all shards of another set.
@@ -61,20 +59,77 @@ struct ShardSet {
     return all
   }
 
-  func lock(in shards: ShardArray) { forEach { shards[$0].lock() } }
-  func unlock(in shards: ShardArray) { forEach { shards[$0].unlock() } }
+  /// Locks them all.
+  ///
+  /// Who has some already and would have to wait for another one gives them back first: a script that waits
+  /// for one of those comes to its end then. See `extend`.
+  func lock(in shards: ShardArray) {
+    while let missing = lockMost(in: shards) {
+      visit { if $0 < missing { shards[$0].unlock() } }
+      shards[missing].withLock {}
+    }
+  }
+
+  /// Locks them in ascending order, as far as nobody has to be waited for but at the first.
+  ///
+  /// - Returns: The one that somebody else holds; nil when there is none.
+  @inline(__always)
+  private func lockMost(in shards: ShardArray) -> Int? {
+    var isFirst = true
+    return first { shard in
+      if isFirst {
+        isFirst = false
+        shards[shard].lock()
+        return false
+      }
+      return !shards[shard].lockSoon()
+    }
+  }
+
+  func unlock(in shards: ShardArray) { visit { shards[$0].unlock() } }
+
+  /// Adds shards to those that are locked, in any order, and waits for them.
+  ///
+  /// At most one thread may do this at a time: then it waits for nobody who waits for it, for whoever locks
+  /// several shards gives them back meanwhile.
+  mutating func extend(by other: ShardSet, in shards: ShardArray) {
+    var missing = other
+    for index in 0..<16 {
+      missing.words[index] &= ~words[index]
+      if missing.words[index] == 0 { missing.used &= ~(1 &<< UInt32(index)) }
+    }
+    missing.visit { shards[$0].lock() }
+    formUnion(missing)
+  }
 
   @inline(__always)
-  private func forEach(_ body: (Int) -> Void) {
+  private mutating func insert(_ shard: Int) {
+    words[shard &>> 6] |= 1 &<< UInt64(shard & 63)
+    used |= 1 &<< UInt32(shard &>> 6)
+  }
+
+  @inline(__always)
+  private func visit(_ body: (Int) -> Void) {
+    _ = first {
+      body($0)
+      return false
+    }
+  }
+
+  /// The first one of which `predicate` is true; it is asked in ascending order.
+  @inline(__always)
+  private func first(where predicate: (Int) -> Bool) -> Int? {
     var used = used
     while used != 0 {
       let index = used.trailingZeroBitCount
       used &= used &- 1
       var word = words[index]
       while word != 0 {
-        body(index &<< 6 &+ word.trailingZeroBitCount)
+        let shard = index &<< 6 &+ word.trailingZeroBitCount
+        if predicate(shard) { return shard }
         word &= word &- 1
       }
     }
+    return nil
   }
 }

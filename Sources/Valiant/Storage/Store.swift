@@ -591,8 +591,8 @@ import Synchronization
     }
   }
 
-  func lockAll() { for index in 0..<Self.shardCount { shard(index).lock() } }
-  func unlockAll() { for index in 0..<Self.shardCount { shard(index).unlock() } }
+  func lockAll() { ShardSet.all.lock(in: shards) }
+  func unlockAll() { ShardSet.all.unlock(in: shards) }
 
   /// Stops the process if an invariant of the store does not hold. For tests.
   func checkInvariants() {

@@ -31,6 +31,28 @@ struct SpinLock: ~Copyable, Sendable {
     return try body()
   }
 
+  /// Waits for a moment only, which is longer than anybody holds the lock who waits for nothing else.
+  ///
+  /// - Returns: Whether the lock was taken.
+  @inline(__always)
+  borrowing func lockSoon() -> Bool {
+    word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
+      || lockContendedSoon()
+  }
+
+  @inline(never)
+  private borrowing func lockContendedSoon() -> Bool {
+    for _ in 0..<Self.pausesMax {
+      if word.load(ordering: .relaxed) == 0,
+        word.weakCompareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
+      {
+        return true
+      }
+      Processor.spinPause()
+    }
+    return false
+  }
+
   @inline(never)
   private borrowing func lockContended() {
     var pauses = 0

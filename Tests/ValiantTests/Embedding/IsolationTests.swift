@@ -85,6 +85,42 @@ import Valiant
     return String(reply.dropFirst(4 + 8 * commands.count))
   }
 
+  @Test("scripts on all threads keep the sum, and one that has no end is ended") func scripts()
+    throws
+  {
+    let accounts = 5
+    for account in 0..<accounts { server.store.set("account \(account)", to: "1000") }
+    let script =
+      "local from, to = redis.call('DECR', KEYS[1]), redis.call('INCR', KEYS[2]) local sum = 0 "
+      + "for i = 0, 4 do sum = sum + redis.call('GET', 'account ' .. i) end return sum"
+    let wrong = Atomic<Int>(0)
+    try onThreads(8) { number, client in
+      for round in 0..<100 {
+        let (from, to) = ((number + round) % accounts, (number + 3 * round + 1) % accounts)
+        let reply = client.ask(
+          "EVAL \"\(script)\" 2 \"account \(from)\" \"account \(to)\"")
+        if reply != ":5000\r\n" { wrong.add(1, ordering: .relaxed) }
+      }
+    }
+    #expect(wrong.load(ordering: .relaxed) == 0)
+    // Of several clients some are not of the loop that runs it, and may end it.
+    let isOver = Atomic<Bool>(false)
+    let killed = Atomic<Int>(0)
+    try onThreads(9) { number, client in
+      if number == 0 {
+        let reply = client.ask("EVAL \"while true do end\" 0")
+        if reply.hasPrefix("-ERR Script killed") { killed.add(1, ordering: .relaxed) }
+        isOver.store(true, ordering: .relaxed)
+      } else {
+        while !isOver.load(ordering: .relaxed) {
+          _ = client.ask("SCRIPT KILL")
+          usleep(500)
+        }
+      }
+    }
+    #expect(killed.load(ordering: .relaxed) == 1)
+  }
+
   @Test("MGET never sees half of an MSET") func manyKeys() throws {
     let keys = (0..<20).map { "many \($0)" }
     let mixed = Atomic<Int>(0)

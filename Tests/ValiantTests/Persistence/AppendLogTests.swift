@@ -133,7 +133,12 @@ import Testing
     case 7: return [["DEL", key(), key()]]
     case 8: return [["INCR", key()]]
     case 9: return [["INCRBYFLOAT", key(), "1.5"]]
-    case 10: return [["APPEND", key(), value()]]
+    case 10:
+      if Bool.random() { return [["APPEND", key(), value()]] }
+      let script =
+        "redis.call('APPEND', KEYS[1], ARGV[1]) redis.call('SET', KEYS[2], ARGV[1]) "
+        + "redis.call('INCR', 'counter') return redis.call('RENAMENX', KEYS[2], KEYS[3])"
+      return [["EVAL", script, "3", key(), key(), key(), value()]]
     case 11: return [["SETRANGE", key(), "\(Int.random(in: 0...300))", value()]]
     case 12: return [["SETBIT", key(), "\(Int.random(in: 0...3000))", "1"]]
     case 13: return [["EXPIRE", key(), "\(Int.random(in: 100...900))"]]
