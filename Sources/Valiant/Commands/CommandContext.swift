@@ -878,7 +878,10 @@
     var bytes = 0
     for (number, queued) in transaction.commands.enumerated() {
       unsafe begin(CommandTable.shared.rows + queued.row, transaction.request(queued))
-      guard unsafe row.pointee.needsMemory else { continue }
+      guard unsafe row.pointee.needsMemory else {
+        if unsafe row.pointee.command.category == .scripting { _ = makeRoomForScript() }
+        continue
+      }
       bytes += request.byteCount
       if request.byteCount > LongValue.shortMax { try copyValues(of: number) }
     }
@@ -921,7 +924,20 @@
   /// Makes room by the eviction policy, before the locks are taken.
   ///
   /// - Returns: Whether there is any.
-  func makeRoomForScript() -> Bool { !isLimited || makeRoom(for: request.byteCount) == .made }
+  func makeRoomForScript() -> Bool {
+    if !isLimited { return true }
+    // Within a transaction they are taken already.
+    if isInTransaction { return memory.pool.usedBytes <= memoryMax }
+    if settings.evictionPolicy == .none { return makeRoom(for: request.byteCount) == .made }
+    for _ in 0..<Self.scriptRoomTries where makeRoom(for: scriptBytes) == .made { return true }
+    return false
+  }
+
+  private static let scriptRoomTries = 4
+
+  /// Bytes for which room is made before a script runs, for it is too late then; and which it may take beyond
+  /// the limit, if that took too long.
+  private var scriptBytes: Int { min(max(memoryMax / 64, 256 << 10), 1 << 20) }
 
   /// Locks the shards of a script's keys, unless all are locked. It may name others, which are locked when
   /// it does.
@@ -1011,11 +1027,10 @@
     _ row: UnsafePointer<CommandTable.Row>
   ) throws(CommandError) {
     guard unsafe row.pointee.needsMemory else { return try unsafe row.pointee.call(&self) }
-    // With an eviction policy room was made before the locks were taken.
-    if settings.evictionPolicy == .none, !scriptIgnoresLimit,
-      memory.pool.usedBytes &+ request.byteCount > memoryMax
-    {
-      throw .aboveMemoryMax
+    if isLimited, !scriptIgnoresLimit {
+      // With an eviction policy room was made before the locks were taken, for a usual script.
+      let more = settings.evictionPolicy == .none ? 0 : scriptBytes
+      if memory.pool.usedBytes &+ request.byteCount > memoryMax &+ more { throw .aboveMemoryMax }
     }
     guard request.byteCount > LongValue.shortMax else { return try unsafe row.pointee.call(&self) }
     let number = transactionIndex ?? 0

@@ -21,6 +21,10 @@ import CLua
   private var isReadOnly = false
   /// When the script has to have come to its end, by the steady clock; 0 for never.
   private var deadline = 0
+  private var limit = 0
+  /// Whether what is being answered has become too long.
+  private var isTooLong = false
+  private var answerMax = 0
   private var runCount = 0
   /// What is kept in Lua, by its number there: the scripts' environment, and who says where errors are from.
   private var environment: Int32 = 0
@@ -45,6 +49,8 @@ import CLua
   /// Instructions between two looks at the clock, a millisecond or so.
   private static let instructionsPerLook: Int32 = 100_000
   private static let runsPerCollection = 50
+  /// So many times longer a script may run that has changed something.
+  private static let patience = 10
 
   init(server: Server) {
     self.server = server
@@ -98,14 +104,26 @@ import CLua
     // Compiling catches its own errors, so the limit of memory holds.
     let bodies = unsafe memory.pointee.bodies
     unsafe memory.pointee.bodies = 0
-    let status = unsafe luaL_loadbuffer(
-      state, UnsafeRawPointer(source.pointer).assumingMemoryBound(to: CChar.self), source.count,
-      UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self))
-    unsafe memory.pointee.bodies = bodies
+    defer { unsafe memory.pointee.bodies = bodies }
+    var status = load(source, name)
+    if status == LUA_ERRMEM {
+      stack.pop()
+      collect()
+      status = load(source, name)
+    }
     if status == 0 { return nil }
     defer { stack.pop() }
     return stack.bytes(-1).array
   }
+
+  private func load(_ source: Bytes, _ name: StaticString) -> Int32 {
+    unsafe luaL_loadbuffer(
+      state, UnsafeRawPointer(source.pointer).assumingMemoryBound(to: CChar.self), source.count,
+      UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self))
+  }
+
+  /// Frees what no script can reach any more.
+  private func collect() { unsafe _ = lua_gc(state, LUA_GCCOLLECT, 0) }
 
   /// The script with this source, if it is one of the last that ran.
   func recent(source: Bytes) -> Prepared? {
@@ -175,7 +193,7 @@ import CLua
   ) {
     self.isReadOnly = isReadOnly
     reply.protocolVersion = 2
-    let limit = context.settings.scriptMilliseconds
+    limit = context.settings.scriptMilliseconds
     deadline = limit == 0 ? 0 : Clock.steadyMilliseconds + limit
     activity.begin()
     unsafe memory.pointee.bodies += 1
@@ -195,7 +213,14 @@ import CLua
     unsafe valiant_lua_watch(state, Self.instructionsPerLook)
     unsafe memory.pointee.bodies += 1
     if status == 0 {
+      isTooLong = false
+      let start = context.reply.output.mark
+      answerMax = context.reply.output.count + context.settings.bulkLengthMaxBytes
       answer(&context.reply, depth: 0)
+      if isTooLong {
+        context.reply.output.truncate(to: start)
+        context.reply.error(Array("ERR what the script returns is too long".utf8))
+      }
     } else {
       context.countScriptError()
       context.reply.error(failure(of: prepared.script))
@@ -205,6 +230,8 @@ import CLua
     activity.end()
     runCount += 1
     if runCount % Self.runsPerCollection == 0 { unsafe lua_gc(state, LUA_GCSTEP, 200) }
+    // Lua itself would wait until there is twice as much, for which there may be no memory.
+    if unsafe memory.pointee.used > Self.memoryMax / 2 { collect() }
     let used = Int(unsafe memory.pointee.used)
     if used != toldBytes { server.scripts.countMemory(used - toldBytes) }
     toldBytes = used
@@ -242,8 +269,14 @@ import CLua
   /// Why what runs has to end; nil if it has not.
   private var reasonToEnd: StaticString? {
     if activity.shallEnd { return "Script killed by user with SCRIPT KILL." }
-    if deadline > 0, Clock.steadyMilliseconds > deadline, activity.mayEnd {
+    if deadline == 0 { return nil }
+    let late = Clock.steadyMilliseconds - deadline
+    if late > 0, activity.mayEnd {
       return "Script ended: it had changed nothing, and ran for longer than lua-time-limit"
+    }
+    // What it has changed stays, as when it ends by an error of its own.
+    if late > (Self.patience - 1) * limit {
+      return "Script ended: it ran for longer than ten times lua-time-limit"
     }
     return nil
   }
@@ -280,6 +313,7 @@ import CLua
     unsafe push("sha1hex") { state in unsafe ScriptEngine.enter(state) { $0.digest($1) } }
     unsafe push("log") { state in unsafe ScriptEngine.enter(state) { $0.log($1) } }
     unsafe push("setresp") { state in unsafe ScriptEngine.enter(state) { $0.setProtocol($1) } }
+    unsafe push("check") { state in unsafe ScriptEngine.enter(state) { $0.check($1) } }
     unsafe push("random") { state in unsafe ScriptEngine.enter(state) { $0.random($1) } }
     unsafe push("seed") { state in unsafe ScriptEngine.enter(state) { $0.seed($1) } }
     stack.push(text: Version.redis)
@@ -302,6 +336,13 @@ import CLua
     return raises ? -1 : 1
   }
 
+  /// Whether the script may go on.
+  private func check(_ stack: LuaStack) -> Int32 {
+    guard let reason = reasonToEnd else { return 0 }
+    stack.push(reason)
+    return -1
+  }
+
   private func call(_ stack: LuaStack, raises: Bool) -> Int32 {
     guard let context = unsafe context else { return 0 }
     guard stack.count > 0 else {
@@ -311,6 +352,8 @@ import CLua
     guard takeArguments(stack) else {
       return fail(stack, "Lua redis lib command arguments must be strings or integers", raises)
     }
+    // There may have been thousands, and the answer needs room.
+    stack.truncate(to: 0)
     do throws(CommandError) {
       try unsafe execute(&context.pointee)
     } catch {
@@ -479,6 +522,8 @@ import CLua
     if depth > Self.depthMax || !stack.reserve(8) {
       return writer.error(Array("ERR reached lua stack limit".utf8))
     }
+    if writer.output.count > answerMax { isTooLong = true }
+    if isTooLong { return }
     switch stack.kind(-1) {
     case .string: writer.bulkString(stack.bytes(-1))
     case .number: writer.integer(Self.integer(stack.number(-1)))
@@ -530,7 +575,7 @@ import CLua
     }
     stack.pop()
     writer.array(count)
-    for index in 0..<count {
+    for index in 0..<count where !isTooLong {
       stack.pushElement(index + 1, of: -1)
       answer(&writer, depth: depth + 1)
     }

@@ -19,6 +19,39 @@ enum ScriptPrelude {
       return setmetatable(outside, {__index = library, __newindex = refuse, __metatable = false})
     end
 
+    -- What runs in C is not interrupted, and what cjson writes has lengths of 32 bits.
+    local repeated, encode, textMax = string.rep, cjson.encode, 64 * 1024 * 1024
+    string.rep = function(text, count)
+      if #text == 0 then return '' end
+      return repeated(text, count)
+    end
+    local function weigh(value, left, depth)
+      if type(value) == 'string' then return left - #value - 8 end
+      left = left - 32
+      if type(value) ~= 'table' or depth > 1000 then return left end
+      for key, element in next, value do
+        left = weigh(element, weigh(key, left, depth + 1), depth + 1)
+        if left < 0 then return left end
+      end
+      return left
+    end
+    local json = {
+      null = cjson.null, decode = cjson.decode, _NAME = cjson._NAME, _VERSION = cjson._VERSION,
+      encode = function(...)
+        if weigh((...), textMax, 0) < 0 then error('Cannot serialise more than 64 MB', 2) end
+        return encode(...)
+      end,
+    }
+
+    -- Each coroutine's instructions are counted for itself.
+    local check = program.check
+    local function checking(body) return function(...) check() return body(...) end end
+    local routines = {
+      create = checking(coroutine.create), wrap = checking(coroutine.wrap),
+      resume = checking(coroutine.resume), yield = coroutine.yield, status = coroutine.status,
+      running = coroutine.running,
+    }
+
     string.dump = nil
     getmetatable('').__metatable = false
 
@@ -54,12 +87,12 @@ enum ScriptPrelude {
     redis.acl_check_cmd = function() return true end
 
     local visible = {
-      xpcall = xpcall, tostring = tostring, tonumber = tonumber, type = type,
+      tostring = tostring, tonumber = tonumber, type = type,
       getmetatable = getmetatable, setmetatable = setmetatable, next = next, pairs = pairs,
       ipairs = ipairs, assert = assert, error = error, rawget = rawget, rawequal = rawequal,
       select = select, unpack = unpack, gcinfo = gcinfo, _VERSION = _VERSION,
-      coroutine = protect(coroutine), table = protect(table), string = protect(string),
-      math = protect(math), bit = protect(bit), cjson = protect(cjson),
+      coroutine = protect(routines), table = protect(table), string = protect(string),
+      math = protect(math), bit = protect(bit), cjson = protect(json),
       os = protect({clock = clock}), redis = protect(redis), server = protect(redis),
     }
     local environment = {}
@@ -73,8 +106,16 @@ enum ScriptPrelude {
       return ok, problem, ...
     end
     visible.pcall = function(...) return caught(pcall(...)) end
+    -- Lua runs a handler where nothing interrupts it.
+    local function handled(handler, ok, ...)
+      if ok then return true, ... end
+      return false, handler(...)
+    end
+    visible.xpcall = function(body, handler) return handled(handler, pcall(body)) end
     visible.rawset = function(table, key, value)
-      if protected[table] or table == environment then refuse() end
+      if protected[table] or table == environment then
+        error('Attempt to modify a readonly table', 2)
+      end
       return rawset(table, key, value)
     end
     visible.collectgarbage = function(what)
@@ -107,13 +148,12 @@ enum ScriptPrelude {
     local function locate(problem)
       local level = 2
       local where = getinfo(level, 'Sl')
-      while where and (where.what == 'C' or where.source == '=prelude') do
+      while where and (where.what == 'C' or where.what == 'tail' or where.source == '=prelude') do
         level = level + 1
         where = getinfo(level, 'Sl')
       end
-      if type(problem) ~= 'table' then problem = {err = 'ERR ' .. tostring(problem)} end
-      if where then rawset(problem, 'source', where.source) rawset(problem, 'line', where.currentline) end
-      return problem
+      local text = type(problem) == 'table' and rawget(problem, 'err') or 'ERR ' .. tostring(problem)
+      return {err = text, source = where and where.source, line = where and where.currentline}
     end
     return environment, locate
     """#
