@@ -1057,17 +1057,18 @@
     hashes[index] = hash
   }
 
-  /// Hashes all keys of the request, and returns the shards they are in.
+  /// Hashes all keys of the request, and returns the shards they are in, for which the processor is asked.
   mutating func hashKeys() -> ShardSet {
-    var shards = ShardSet()
-    if unsafe row.pointee.firstKey == 0 { return shards }
+    var named = ShardSet()
+    if unsafe row.pointee.firstKey == 0 { return named }
     hashes.reserve(request.count)
     for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
       let hash = memory.hashing.hash(request[index])
       hashes[index] = hash
-      shards.insert(hash: hash)
+      shards[hash: hash].prefetch()
+      named.insert(hash: hash)
     }
-    return shards
+    return named
   }
 
   /// Asks the processor for the memory of all keys, which are hashed and locked.

@@ -57,6 +57,10 @@ import Glibc
 
   // MARK: For everybody
 
+  /// Asks the processor for the lock and what a lookup reads first.
+  @inline(__always)
+  func prefetch() { unsafe Processor.prefetch(base) }
+
   @inline(__always)
   func lock() { unsafe lockWord.pointee.lock() }
 
