@@ -21,7 +21,8 @@ fuzz() {
     while read -r source; do objects+=("$build/release/$part.build/${source##*/}.o"); done \
       <"$build/release/$part.build/sources"
   done
-  swiftc -sanitize=fuzzer,address -use-ld=lld "${objects[@]}" -luv -llzf -o "$build/$target"
+  swiftc -sanitize=fuzzer,address -use-ld=lld "${objects[@]}" -luv -llzf -lmd -llua5.1 -llua5.1-cjson -llua5.1-bitop \
+    -o "$build/$target"
   # With Swift's own crash handler the program would hang after a finding. Finding leaks needs ptrace, which a container
   # may not allow.
   mkdir -p "$build/corpus-$target"
