@@ -675,11 +675,11 @@ final class Worker: @unchecked Sendable {
         shardsLeft = 0
         break
       }
-      let removed = sweep.removedCount
+      let looks = sweep.lookCount
       if sweep.step(server.store, now: now, memory) { shardsLeft -= 1 }
       steps += 1
-      // A step that finds nothing takes no longer than a look at the clock.
-      if sweep.removedCount > removed || steps % Self.sweepStepsPerLook == 0,
+      // To leave a shard in which nothing is due takes no longer than to look at the clock.
+      if sweep.lookCount > looks || steps % Self.sweepStepsPerClock == 0,
         Clock.steadyMicroseconds - start > Self.sliceMicroseconds
       {
         break
@@ -694,7 +694,7 @@ final class Worker: @unchecked Sendable {
     }
   }
 
-  private static let sweepStepsPerLook = 8
+  private static let sweepStepsPerClock = 128
   /// How long a client that comes meanwhile waits for the loop's own work.
   private static let sliceMicroseconds = 50
 

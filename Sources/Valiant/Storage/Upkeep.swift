@@ -30,6 +30,8 @@ struct ExpirySweep {
   private var database = 0
   /// Keys removed so far.
   private(set) var removedCount = 0
+  /// Steps so far that have looked at segments.
+  private(set) var lookCount = 0
 
   /// - Parameters:
   ///   - part: Which of the walks that share the store this is, 0..<`count`.
@@ -50,6 +52,7 @@ struct ExpirySweep {
     let isLeft = shard.withLock {
       while database < Store.databaseCount {
         if let keyspace = shard.keyspaceIfUsed(database), keyspace.isWorthWalk(at: now) {
+          lookCount += 1
           let step = keyspace.sweepSegment(now: now, memory)
           removedCount += step.removed
           if step.isAtEnd { database += 1 }
