@@ -823,6 +823,18 @@
 
   // MARK: The append log
 
+  /// Calls a handler, and records what it has changed while its keys are locked.
+  @inline(__always)
+  mutating func call(_ command: UnsafePointer<CommandTable.Row>) throws(CommandError) {
+    do throws(CommandError) {
+      try unsafe command.pointee.call(&self)
+    } catch {
+      if memory.hasChanges { recordChanges(hasFailed: true) }
+      throw error
+    }
+    if memory.hasChanges { recordChanges() }
+  }
+
   /// Records what the command has changed, under the locks of its keys.
   ///
   /// - Parameter hasFailed: Whether it has answered an error, and so would not do the same again.
@@ -912,7 +924,7 @@
   /// What runs this loop's scripts.
   var scriptEngine: ScriptEngine { engine.made(for: server) }
 
-  /// What runs a script: the command to which it belongs.
+  /// What a script interrupts: the command that runs it.
   @safe struct ScriptCaller {
     fileprivate let row: UnsafePointer<CommandTable.Row>
     fileprivate let request: Request
@@ -1016,23 +1028,21 @@
     do throws(CommandError) {
       try unsafe callForScript(row)
     } catch {
-      if memory.hasChanges { recordChanges(hasFailed: true) }
       statistics.withCommand(index) { $0.failed.add() }
       throw error
     }
-    if memory.hasChanges { recordChanges() }
   }
 
   private mutating func callForScript(
     _ row: UnsafePointer<CommandTable.Row>
   ) throws(CommandError) {
-    guard unsafe row.pointee.needsMemory else { return try unsafe row.pointee.call(&self) }
+    guard unsafe row.pointee.needsMemory else { return try unsafe call(row) }
     if isLimited, !scriptIgnoresLimit {
       // With an eviction policy room was made before the locks were taken, for a usual script.
       let more = settings.evictionPolicy == .none ? 0 : scriptBytes
       if memory.pool.usedBytes &+ request.byteCount > memoryMax &+ more { throw .aboveMemoryMax }
     }
-    guard request.byteCount > LongValue.shortMax else { return try unsafe row.pointee.call(&self) }
+    guard request.byteCount > LongValue.shortMax else { return try unsafe call(row) }
     let number = transactionIndex ?? 0
     try copyValues(of: number)
     defer {
@@ -1040,7 +1050,7 @@
       for value in longValues where value.command == number { value.value.block.release() }
       longValues.removeAll { $0.command == number }
     }
-    try unsafe row.pointee.call(&self)
+    try unsafe call(row)
   }
 
   func countScriptError() { statistics.errorReplies.add() }

@@ -166,6 +166,13 @@
     unsafe name.equalsIgnoringCase(row.pointee.command.name)
   }
 
+  /// The row of what a request asks for, which may be a subcommand; nil when there is none.
+  func find(_ request: Request) -> UnsafePointer<Row>? {
+    guard let row = unsafe find(request.name) else { return nil }
+    if unsafe request.count == 1 || !row.pointee.isContainer { return unsafe row }
+    return unsafe find(request[1], in: row)
+  }
+
   /// The row of a container's subcommand.
   func find(_ name: Bytes, in container: UnsafePointer<Row>) -> UnsafePointer<Row>? {
     let prefix = unsafe container.pointee.command.name + "|"

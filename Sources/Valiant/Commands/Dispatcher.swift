@@ -592,14 +592,11 @@
   ) throws(CommandError) {
     let gate = context.worker.gate
     let isExec = unsafe command == exec
-    if let refusal = gate.refusal {
-      // Who only looks whether the server is well is told, too.
-      if unsafe writes(command, client) || command.pointee.flags.contains(.tellsTrouble) {
-        switch refusal {
-        case .snapshot: throw .cannotSave
-        case .log(let why): throw .cannotLog(why)
-        }
-      }
+    // Who only looks whether the server is well is told, too.
+    if gate.refusal != nil,
+      unsafe writes(command, client) || command.pointee.flags.contains(.tellsTrouble)
+    {
+      try context.checkWrites()
     }
     // Who looks a key up would see it expire, which may be given a longer life by what is still to be
     // read.
@@ -692,7 +689,7 @@
     let start = Clock.steadyNanoseconds
     if context.client.flags.contains(.tracking) { context.rememberReads() }
     do throws(CommandError) {
-      try unsafe callRecording(command)
+      try unsafe context.call(command)
     } catch {
       statistics.withCommand(unsafe command.pointee.index) { $0.failed.add() }
       answer(error)
@@ -781,30 +778,16 @@
     _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
   ) throws(CommandError) {
     if unsafe command.pointee.firstKey == 0 {
-      try unsafe callRecording(command)
+      try unsafe context.call(command)
     } else if unsafe command.pointee.namesOneKey(argumentCount: request.count) {
       context.setHash(hash, of: unsafe command.pointee.firstKey)
       let shard = shards[hash: hash]
       shard.lock()
       defer { shard.unlock() }
-      try unsafe callRecording(command)
+      try unsafe context.call(command)
     } else {
       try unsafe runWithManyKeys(command)
     }
-  }
-
-  /// Calls a handler, and records what it has changed while its keys are locked.
-  @inline(__always)
-  private mutating func callRecording(
-    _ command: UnsafePointer<CommandTable.Row>
-  ) throws(CommandError) {
-    do throws(CommandError) {
-      try unsafe command.pointee.call(&context)
-    } catch {
-      if context.memory.hasChanges { context.recordChanges(hasFailed: true) }
-      throw error
-    }
-    if context.memory.hasChanges { context.recordChanges() }
   }
 
   /// Answers an error, unless making room helps.
@@ -836,7 +819,7 @@
     named.lock(in: shards)
     defer { named.unlock(in: shards) }
     context.prefetchKeys()
-    try unsafe callRecording(command)
+    try unsafe context.call(command)
   }
 
   @inline(never)

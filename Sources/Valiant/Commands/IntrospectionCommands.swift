@@ -150,12 +150,7 @@ enum IntrospectionCommands: CommandFamily {
   private static func keys(
     _ asked: Request
   ) throws(CommandError) -> [(index: Int, access: [String])] {
-    let table = CommandTable.shared
-    guard var row = unsafe table.find(asked[0]) else { throw .invalidCommand }
-    if asked.count > 1, unsafe row.pointee.isContainer {
-      guard let subcommand = unsafe table.find(asked[1], in: row) else { throw .invalidCommand }
-      unsafe row = subcommand
-    }
+    guard let row = unsafe CommandTable.shared.find(asked) else { throw .invalidCommand }
     let counter = unsafe row.pointee.command.keys.counter
     guard unsafe row.pointee.firstKey > 0 || counter > 0 else { throw .noKeys }
     guard unsafe row.pointee.command.accepts(argumentCount: asked.count) else {

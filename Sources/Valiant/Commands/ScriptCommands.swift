@@ -65,49 +65,50 @@ enum ScriptCommands: CommandFamily {
     _ context: inout CommandContext, isReadOnly: Bool
   ) throws(CommandError) {
     let keyCount = try keyCount(context)
-    let engine = context.scriptEngine
-    if let prepared = engine.recent(source: context.request[1]) {
-      return try run(prepared, keyCount, isReadOnly, &context)
-    }
-    let prepared = try engine.prepare(script(context.request[1], context))
-    try run(prepared, keyCount, isReadOnly, &context)
+    try run(try prepared(source: context.request[1], context), keyCount, isReadOnly, &context)
   }
 
   private static func evaluateKnown(
     _ context: inout CommandContext, isReadOnly: Bool
   ) throws(CommandError) {
-    let digest = context.request[1]
-    guard digest.count == SHA1.digitCount else { throw .noScript }
+    if context.request[1].count != SHA1.digitCount { throw .noScript }
     let keyCount = try keyCount(context)
-    let engine = context.scriptEngine
-    if let prepared = engine.recent(digest: digest) {
-      return try run(prepared, keyCount, isReadOnly, &context)
-    }
-    guard let script = find(digest, context) else { throw .noScript }
-    // Another loop may have been the first to get it.
-    try run(engine.prepare(script), keyCount, isReadOnly, &context)
-  }
-
-  private static func find(_ digest: Bytes, _ context: borrowing CommandContext) -> Script? {
-    context.server.scripts.find(
-      String(decoding: digest.array.map(asciiLowercase), as: UTF8.self))
+    try run(try prepared(digest: context.request[1], context), keyCount, isReadOnly, &context)
   }
 
   /// The script with this source, which is known from now on.
-  private static func script(
-    _ source: Bytes, _ context: borrowing CommandContext
-  ) throws(CommandError) -> Script {
+  private static func prepared(
+    source: Bytes, _ context: borrowing CommandContext
+  ) throws(CommandError) -> ScriptEngine.Prepared {
+    let engine = context.scriptEngine
+    if let prepared = engine.recent(source: source) { return prepared }
     let digest = SHA1.digest(source)
-    if let script = context.server.scripts.find(digest) { return script }
+    if let script = context.server.scripts.find(digest) { return try engine.prepare(script) }
     let script: Script
     do throws(Script.Problem) {
       script = try Script(source, digest: digest)
     } catch {
       throw .script(error.text)
     }
-    _ = try context.scriptEngine.prepare(script)
+    let prepared = try engine.prepare(script)
     context.server.scripts.add(script)
-    return script
+    return prepared
+  }
+
+  /// - Throws: `noScript`.
+  private static func prepared(
+    digest: Bytes, _ context: borrowing CommandContext
+  ) throws(CommandError) -> ScriptEngine.Prepared {
+    let engine = context.scriptEngine
+    if let prepared = engine.recent(digest: digest) { return prepared }
+    guard let script = find(digest, context) else { throw .noScript }
+    // Another loop may have been the first to get it.
+    return try engine.prepare(script)
+  }
+
+  private static func find(_ digest: Bytes, _ context: borrowing CommandContext) -> Script? {
+    context.server.scripts.find(
+      String(decoding: digest.array.map(asciiLowercase), as: UTF8.self))
   }
 
   private static func keyCount(_ context: borrowing CommandContext) throws(CommandError) -> Int {
@@ -139,7 +140,7 @@ enum ScriptCommands: CommandFamily {
   }
 
   private static func load(_ context: inout CommandContext) throws(CommandError) {
-    context.reply.bulkString(try script(context.request[2], context).digest)
+    context.reply.bulkString(try prepared(source: context.request[2], context).script.digest)
   }
 
   private static func exists(_ context: inout CommandContext) throws(CommandError) {

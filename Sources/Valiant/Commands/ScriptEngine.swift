@@ -17,10 +17,10 @@ import CLua
   private var bytes = ByteBuffer()
   private var arguments = ArgumentList()
   private var reply = ReplyWriter()
-  private var answer = ByteBuffer()
+  private var replyBytes = ByteBuffer()
   private var isReadOnly = false
-  /// When the script has to have come to its end, by the steady clock; 0 for never.
-  private var deadline = 0
+  /// When the script began, by the steady clock, and how long it may run; 0 for any time.
+  private var began = 0
   private var limit = 0
   /// Whether what is being answered has become too long.
   private var isTooLong = false
@@ -131,10 +131,10 @@ import CLua
     return recent.first { $0.script.source.withBytes { $0 == source } }
   }
 
-  /// The same by its digest, in small letters.
+  /// The same by its digest.
   func recent(digest: Bytes) -> Prepared? {
     forgetIfWanted()
-    return recent.first { $0.script.digestBytes.withBytes { $0 == digest } }
+    return recent.first { digest.equalsIgnoringCase($0.script.digest) }
   }
 
   private func forgetIfWanted() {
@@ -181,7 +181,7 @@ import CLua
 
   // MARK: Running
 
-  /// Runs a script that has been prepared, under the locks of all shards, and answers what it returns.
+  /// Runs a script that has been prepared, under the locks of its keys' shards, and answers what it returns.
   ///
   /// - Parameters:
   ///   - firstKey: The argument that is the first key.
@@ -194,7 +194,7 @@ import CLua
     self.isReadOnly = isReadOnly
     reply.protocolVersion = 2
     limit = context.settings.scriptMilliseconds
-    deadline = limit == 0 ? 0 : Clock.steadyMilliseconds + limit
+    began = Clock.steadyMilliseconds
     activity.begin()
     unsafe memory.pointee.bodies += 1
     stack.pushKept(locate)
@@ -269,13 +269,13 @@ import CLua
   /// Why what runs has to end; nil if it has not.
   private var reasonToEnd: StaticString? {
     if activity.shallEnd { return "Script killed by user with SCRIPT KILL." }
-    if deadline == 0 { return nil }
-    let late = Clock.steadyMilliseconds - deadline
-    if late > 0, activity.mayEnd {
+    if limit == 0 { return nil }
+    let elapsed = Clock.steadyMilliseconds - began
+    if elapsed > limit, activity.mayEnd {
       return "Script ended: it had changed nothing, and ran for longer than lua-time-limit"
     }
     // What it has changed stays, as when it ends by an error of its own.
-    if late > (Self.patience - 1) * limit {
+    if elapsed > Self.patience * limit {
       return "Script ended: it ran for longer than ten times lua-time-limit"
     }
     return nil
@@ -360,11 +360,11 @@ import CLua
       reply.output.reset()
       return fail(stack, error.message, raises: raises)
     }
-    answer.clear(keeping: Self.keptBytes)
-    reply.output.forEachPiece { answer.append($0) }
+    replyBytes.clear(keeping: Self.keptBytes)
+    reply.output.forEachPiece { replyBytes.append($0) }
     reply.output.reset()
-    let isError = answer.count > 0 && answer.bytes[0] == UInt8(ascii: "-")
-    var reader = ScriptReplyReader(answer.bytes)
+    let isError = replyBytes.count > 0 && replyBytes.bytes[0] == UInt8(ascii: "-")
+    var reader = ScriptReplyReader(replyBytes.bytes)
     guard reader.push(to: stack) else {
       return fail(stack, "the answer is nested too deeply", raises)
     }
@@ -385,18 +385,22 @@ import CLua
       let start = bytes.count
       switch stack.kind(index) {
       case .string: bytes.append(stack.bytes(index))
-      case .number:
-        let space = unsafe bytes.freeSpace(Self.numberBytesMax)
-        // SAFETY: there is room, and no byte of it is read before it is written.
-        let count = unsafe space.withMemoryRebound(to: CChar.self) {
-          unsafe valiant_lua_format($0.baseAddress, $0.count, stack.number(index))
-        }
-        bytes.didAppend(Int(count))
+      case .number: Self.append(stack.number(index), to: &bytes)
       default: return false
       }
       arguments.append(offset: start, length: bytes.count - start)
     }
     return true
+  }
+
+  /// Appends a number with as many digits as it takes to read it again.
+  private static func append(_ number: Double, to text: inout ByteBuffer) {
+    let space = unsafe text.freeSpace(numberBytesMax)
+    // SAFETY: there is room, and no byte of it is read before it is written.
+    let count = unsafe space.withMemoryRebound(to: CChar.self) {
+      unsafe valiant_lua_format($0.baseAddress, $0.count, number)
+    }
+    text.didAppend(Int(count))
   }
 
   private static let keptBytes = 64 * 1024
@@ -407,15 +411,8 @@ import CLua
     // SAFETY: the ranges were made in these bytes, and nobody changes either before the answer.
     let request = unsafe Request(
       base: bytes.bytes.pointer, ranges: arguments.pointer(from: 0), count: arguments.count)
-    let table = CommandTable.shared
-    guard var row = unsafe table.find(request.name) else {
+    guard let row = unsafe CommandTable.shared.find(request) else {
       throw .script("Unknown Redis command called from script")
-    }
-    if request.count > 1, unsafe row.pointee.isContainer {
-      guard let subcommand = unsafe table.find(request[1], in: row) else {
-        throw .script("Unknown Redis command called from script")
-      }
-      unsafe row = subcommand
     }
     guard unsafe row.pointee.command.accepts(argumentCount: request.count) else {
       throw .script("Wrong number of args calling Redis command from script")
@@ -559,7 +556,7 @@ import CLua
     stack.pop()
     if stack.pushField("set", of: -1) == .table { return answerPairs(&writer, depth, isMap: false) }
     stack.pop()
-    if let digits = takeText("big_number") { return writer.bigNumber(oneLine(digits)) }
+    if let digits = takeText("big_number") { return writer.bigNumber(line: digits) }
     if stack.pushField("verbatim_string", of: -1) == .table {
       defer { stack.pop() }
       if let format = takeText("format"), let text = takeText("string") {
@@ -613,24 +610,11 @@ import CLua
     return stack.pushField(name, of: -1) == .string ? stack.bytes(-1).array : nil
   }
 
-  private func oneLine(_ text: [UInt8]) -> String {
-    String(
-      decoding: text.map {
-        $0 == UInt8(ascii: "\r") || $0 == UInt8(ascii: "\n") ? UInt8(ascii: " ") : $0
-      },
-      as: UTF8.self)
-  }
-
   private func doubleText(_ number: Double) -> String {
     if number.isInfinite { return number < 0 ? "-inf" : "inf" }
     if number.isNaN { return "nan" }
     var text = ByteBuffer()
-    let space = unsafe text.freeSpace(Self.numberBytesMax)
-    // SAFETY: there is room, and no byte of it is read before it is written.
-    let count = unsafe space.withMemoryRebound(to: CChar.self) {
-      unsafe valiant_lua_format($0.baseAddress, $0.count, number)
-    }
-    text.didAppend(Int(count))
+    Self.append(number, to: &text)
     return text.bytes.text
   }
 }

@@ -116,6 +116,12 @@ struct ReplyWriter: ~Copyable {
     output.bytes.appendLineEnd()
   }
 
+  /// The same of any bytes.
+  mutating func bigNumber(line digits: [UInt8]) {
+    guard protocolVersion == 3 else { return digits.withBytes { bulkString($0) } }
+    line(UInt8(ascii: "("), digits)
+  }
+
   /// Yes or no; in RESP2 1 or 0.
   mutating func boolean(_ value: Bool) {
     if protocolVersion == 3 {

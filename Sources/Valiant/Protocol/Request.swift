@@ -34,7 +34,13 @@ struct ArgumentRange {
   @inline(__always)
   subscript(index: Int) -> Bytes {
     precondition(UInt(bitPattern: index) < UInt(bitPattern: count), "no such argument")
-    // SAFETY: just checked; the range lies within the input.
+    return unsafe bytes(index)
+  }
+
+  /// - Parameter index: 0..<`count`, which is not checked.
+  @inline(__always)
+  @unsafe private func bytes(_ index: Int) -> Bytes {
+    // SAFETY: the caller says so; the range lies within the input.
     let range = unsafe ranges[index]
     return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
   }
@@ -42,18 +48,15 @@ struct ArgumentRange {
   /// Argument 0, the command's name.
   @inline(__always)
   var name: Bytes {
-    // SAFETY: there is at least one argument; the range lies within the input.
-    let range = unsafe ranges[0]
-    return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
+    // SAFETY: there is at least one argument.
+    unsafe bytes(0)
   }
 
   /// Argument `index`, 1 or more, if the request has so many.
   @inline(__always)
   func argument(_ index: Int) -> Bytes? {
     if UInt(bitPattern: index &- 1) >= UInt(bitPattern: count &- 1) { return nil }
-    // SAFETY: just checked; the range lies within the input.
-    let range = unsafe ranges[index]
-    return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
+    return unsafe bytes(index)
   }
 
   /// Where argument `index` lies in the payload of `block`; nil if that is not where the request is.

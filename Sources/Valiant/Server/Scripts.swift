@@ -5,7 +5,6 @@ final class Script: Sendable {
   let source: [UInt8]
   /// SHA-1 of the source in hexadecimal, in small letters.
   let digest: String
-  let digestBytes: [UInt8]
   /// What its first line says, `#!lua flags=…`; nil without such a line.
   let flags: Flags?
 
@@ -30,7 +29,6 @@ final class Script: Sendable {
   init(_ source: Bytes, digest: String) throws(Problem) {
     self.source = source.array
     self.digest = digest
-    digestBytes = Array(digest.utf8)
     flags = try Self.flags(of: source)
   }
 

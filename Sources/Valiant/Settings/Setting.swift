@@ -156,7 +156,7 @@ struct Setting: Sendable {
     Setting(
       "lua-time-limit", .integer(\.scriptMilliseconds, 0...Int(Int32.max)), change: .anyTime,
       summary:
-        "Milliseconds behind which a script is ended that has changed nothing: who wants its keys waits meanwhile; 0 for never."
+        "Milliseconds behind which a script is ended that has changed nothing, and ten times as many for any other: who wants its keys waits meanwhile; 0 for never."
     ),
     Setting(
       "lfu-log-factor", .integer(\.lfuLogFactor, 0...1_000_000), change: .anyTime,
