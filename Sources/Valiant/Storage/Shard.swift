@@ -64,9 +64,11 @@ import Glibc
   @inline(__always)
   func lock() { unsafe lockWord.pointee.lock() }
 
-  /// See `SpinLock.lockSoon`.
+  /// See `SpinLock.lock(unless:)`.
   @inline(__always)
-  func lockSoon() -> Bool { unsafe lockWord.pointee.lockSoon() }
+  func lock(unless mustYield: () -> Bool) -> Bool {
+    unsafe lockWord.pointee.lock(unless: mustYield)
+  }
 
   @inline(__always)
   func unlock() { unsafe lockWord.pointee.unlock() }

@@ -1,3 +1,5 @@
+import Synchronization
+
 /// The shards of a store, one behind the other.
 ///
 /// Invariant: `base` points to `Store.shardCount` shards from `init` until `free`, which the store
@@ -59,10 +61,14 @@ struct ShardSet {
     return all
   }
 
+  /// How many threads wait in `extend`, on all stores of the process.
+  private static let extending = Atomic<Int>(0)
+
   /// Locks them all.
   ///
-  /// Who has some already and would have to wait for another one gives them back first: a script that waits
-  /// for one of those comes to its end then. See `extend`.
+  /// Who has some already and waits for another one gives them back when a script waits in `extend`, maybe
+  /// for one of those. Without scripts nobody does: of threads that lock many shards each, hardly one would
+  /// ever have all.
   func lock(in shards: ShardArray) {
     while let missing = lockMost(in: shards) {
       visit { if $0 < missing { shards[$0].unlock() } }
@@ -70,7 +76,7 @@ struct ShardSet {
     }
   }
 
-  /// Locks them in ascending order, as far as nobody has to be waited for but at the first.
+  /// Locks them in ascending order, as far as no script makes it give way.
   ///
   /// - Returns: The one that somebody else holds; nil when there is none.
   @inline(__always)
@@ -82,7 +88,7 @@ struct ShardSet {
         shards[shard].lock()
         return false
       }
-      return !shards[shard].lockSoon()
+      return !shards[shard].lock(unless: { Self.extending.load(ordering: .relaxed) > 0 })
     }
   }
 
@@ -98,8 +104,12 @@ struct ShardSet {
       missing.words[index] &= ~words[index]
       if missing.words[index] == 0 { missing.used &= ~(1 &<< UInt32(index)) }
     }
-    missing.visit { shards[$0].lock() }
-    formUnion(missing)
+    if missing.used != 0 {
+      Self.extending.wrappingAdd(1, ordering: .relaxed)
+      missing.visit { shards[$0].lock() }
+      Self.extending.wrappingSubtract(1, ordering: .relaxed)
+      formUnion(missing)
+    }
   }
 
   @inline(__always)

@@ -31,38 +31,29 @@ struct SpinLock: ~Copyable, Sendable {
     return try body()
   }
 
-  /// Waits for a moment only, which is longer than anybody holds the lock who waits for nothing else.
+  /// Waits for the lock until `mustYield`, which is asked only while somebody else has it.
   ///
   /// - Returns: Whether the lock was taken.
   @inline(__always)
-  borrowing func lockSoon() -> Bool {
+  borrowing func lock(unless mustYield: () -> Bool) -> Bool {
     word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
-      || lockContendedSoon()
+      || lockContended(unless: mustYield)
   }
 
   @inline(never)
-  private borrowing func lockContendedSoon() -> Bool {
-    for _ in 0..<Self.pausesMax {
-      if word.load(ordering: .relaxed) == 0,
-        word.weakCompareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
-      {
-        return true
-      }
-      Processor.spinPause()
-    }
-    return false
-  }
+  private borrowing func lockContended() { _ = lockContended(unless: { false }) }
 
   @inline(never)
-  private borrowing func lockContended() {
+  private borrowing func lockContended(unless mustYield: () -> Bool) -> Bool {
     var pauses = 0
     while true {
       // Reading first keeps the cache line shared until the lock looks free.
       if word.load(ordering: .relaxed) == 0,
         word.weakCompareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
       {
-        return
+        return true
       }
+      if mustYield() { return false }
       if pauses < Self.pausesMax {
         pauses += 1
         Processor.spinPause()
