@@ -17,7 +17,6 @@ import Glibc
 
   static let strideBytes = 256
   static let alignment = 64
-  static let databaseCount = 16
   private static let othersOffset = 8
   private static let mainOffset = 16
 
@@ -37,7 +36,7 @@ import Glibc
 
   /// Ends the shard, not the memory of its keys, which is the pool's. Nobody may use it any more.
   func deinitialize() {
-    for database in 0..<Self.databaseCount {
+    for database in 0..<Store.databaseCount {
       unsafe keyspaceIfUsed(database)?.pointer.deinitialize(count: 1)
     }
     unsafe others.pointee?.deallocate()
@@ -102,13 +101,13 @@ import Glibc
 
   @inline(never)
   private func otherKeyspace(_ database: Int) -> KeyspaceReference {
-    precondition(database > 0 && database < Self.databaseCount, "no such database")
+    precondition(database > 0 && database < Store.databaseCount, "no such database")
     if let first = unsafe others.pointee {
       return unsafe KeyspaceReference(pointer: first + (database - 1))
     }
-    let first = UnsafeMutablePointer<Keyspace>.allocate(capacity: Self.databaseCount - 1)
+    let first = UnsafeMutablePointer<Keyspace>.allocate(capacity: Store.databaseCount - 1)
     let observers = keyspace(0).observers.intersection(.storeWide)
-    for index in 0..<Self.databaseCount - 1 {
+    for index in 0..<Store.databaseCount - 1 {
       unsafe (first + index).initialize(to: Keyspace(database: index + 1))
       unsafe first[index].insertObserver(observers)
     }

@@ -20,7 +20,7 @@ import Synchronization
   static let shardCount = 1 << shardBits
 
   /// How many databases there are; they are numbered from 0.
-  public static let databaseCount = Shard.databaseCount
+  public static let databaseCount = 16
   /// The longest key or value in bytes, 512 MiB.
   public static let lengthMax = 512 << 20
 

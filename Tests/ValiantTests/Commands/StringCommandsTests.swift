@@ -77,14 +77,14 @@ import Testing
 
   @Test("expired keys are collected without being asked for") func sweep() {
     for number in 0..<500 { _ = server.send("SET k\(number) v PX 10") }
-    // Within a second of the due time; what other tests take of the processors does not count.
+    // Within a second of the due time, of which what other tests take of the processors is no part.
     Thread.sleep(forTimeInterval: 0.01)
-    let due = Self.threadSeconds
-    #expect(
-      server.turn(until: {
-        Thread.sleep(forTimeInterval: 0.001)
-        return server.server.store.count() == 0 || Self.threadSeconds > due + 1
-      }))
+    var seconds = 0.0
+    while server.server.store.count() > 0, seconds < 1 {
+      let start = Self.threadSeconds
+      server.turn(20)
+      seconds += Self.threadSeconds - start
+    }
     #expect(server.send("DBSIZE") == ":0\r\n")
     #expect(server.send("INFO stats").contains("expired_keys:500\r\n"))
   }
