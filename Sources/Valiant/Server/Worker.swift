@@ -667,16 +667,17 @@ final class Worker: @unchecked Sendable {
     isSweeping = true
     let start = Clock.steadyMicroseconds
     let now = Timestamp.now
+    let (store, scripts) = (server.store, server.scripts)
     var shardsLeft = shardsLeft
     var steps = 0
     while shardsLeft > 0 {
-      if server.scripts.isBusy {
+      if scripts.isBusy {
         // The next tick begins anew.
         shardsLeft = 0
         break
       }
       let looks = sweep.lookCount
-      if sweep.step(server.store, now: now, memory) { shardsLeft -= 1 }
+      if sweep.step(store, now: now, memory) { shardsLeft -= 1 }
       steps += 1
       // To leave a shard in which nothing is due takes no longer than to look at the clock.
       if sweep.lookCount > looks || steps % Self.sweepStepsPerClock == 0,

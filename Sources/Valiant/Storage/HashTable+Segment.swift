@@ -1,11 +1,11 @@
 extension HashTable {
   /// A segment, taken apart from its directory word.
   ///
-  /// Invariant: `base` points to `slotCount` slots and the word behind them, with room for another
-  /// two bytes' reading.
+  /// Invariant: `base` points to `slotCount` slots, the word behind them and, if there are groups, their
+  /// deadlines, with room for another two bytes' reading.
   @safe struct Segment {
     let base: UnsafeMutableRawPointer
-    /// 9...340.
+    /// 9...slots(bytes: bytesMax).
     let slotCount: UInt64
     let localDepth: UInt64
 
@@ -33,10 +33,15 @@ extension HashTable {
       self.localDepth = localDepth
       unsafe base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
       trailer = Self.noDeadline << 16
+      for group in 0..<groupCount { setGroupDeadline(Self.noDeadline, of: group) }
     }
 
     /// Slots that fit into a block of `bytes`.
-    static func slots(bytes: Int) -> Int { (bytes - 8) / slotBytes }
+    static func slots(bytes: Int) -> Int {
+      // A doubling of the bytes is another bit; `groupBits` finds the same from the slots.
+      let bits = UInt64(max(0, bytes.bitWidth - 1 - bytes.leadingZeroBitCount - 7))
+      return (bytes - 8 - groupsBytes(bits)) / slotBytes
+    }
 
     /// Bytes of the next larger segment: three sizes a doubling.
     static func bytes(after bytes: Int) -> Int { BlockPool.capacity(bytes + bytes / 5) }
@@ -55,7 +60,10 @@ extension HashTable {
     }
 
     /// Bytes of the segment's block.
-    var bytes: Int { BlockPool.capacity(Int(slotCount) * Self.slotBytes + 8) }
+    var bytes: Int {
+      BlockPool.capacity(
+        Int(slotCount) * Self.slotBytes + 8 + Self.groupsBytes(groupBits))
+    }
 
     // The word behind the slots.
 
@@ -87,6 +95,86 @@ extension HashTable {
 
     @inline(__always)
     var isFull: Bool { count &* 16 >= slotCount &* 13 }
+
+    // The earliest deadlines of groups of entries, behind that word: 48 bits each.
+
+    /// Bits of the tag, at its top, that say to which group an entry belongs: as many as make groups of
+    /// about twenty slots. With none the segment is one group, whose deadline is the segment's.
+    @inline(__always)
+    var groupBits: UInt64 { Self.groupBits(slotCount: slotCount) }
+
+    @inline(__always)
+    private static func groupBits(slotCount: UInt64) -> UInt64 {
+      UInt64(truncatingIfNeeded: 63 &- (slotCount / 19 | 1).leadingZeroBitCount)
+    }
+
+    /// Bytes of the groups' deadlines. Two more, for all eight bytes are read.
+    @inline(__always)
+    private static func groupsBytes(_ bits: UInt64) -> Int { bits == 0 ? 0 : 6 &<< Int(bits) &+ 2 }
+
+    /// Groups that the segment consists of.
+    var groupCount: Int { 1 &<< Int(groupBits) }
+
+    /// The tags of a group.
+    func tags(ofGroup group: Int) -> Range<UInt64> {
+      let shift = 16 - groupBits
+      return UInt64(group) << shift..<UInt64(group + 1) << shift
+    }
+
+    @inline(__always)
+    private func groupAddress(_ group: Int) -> UnsafeMutableRawPointer {
+      precondition(
+        groupBits > 0 && UInt(bitPattern: group) < UInt(bitPattern: groupCount), "no such group")
+      return unsafe base + (Int(slotCount) &* Self.slotBytes &+ 8 &+ group &* 6)
+    }
+
+    /// Milliseconds before which nothing in a group expires.
+    func groupDeadline(_ group: Int) -> UInt64 {
+      if groupBits == 0 { return earliestDeadline }
+      return unsafe groupAddress(group).loadUnaligned(as: UInt64.self) & Self.noDeadline
+    }
+
+    func setGroupDeadline(_ deadline: UInt64, of group: Int) {
+      if groupBits == 0 {
+        earliestDeadline = deadline
+        return
+      }
+      let address = unsafe groupAddress(group)
+      unsafe address.storeBytes(of: UInt32(truncatingIfNeeded: deadline), as: UInt32.self)
+      unsafe address.storeBytes(
+        of: UInt16(truncatingIfNeeded: deadline &>> 32), toByteOffset: 4, as: UInt16.self)
+    }
+
+    /// Takes over the deadlines of a segment that has held the same entries, and maybe others.
+    func adoptDeadlines(of other: Segment) {
+      earliestDeadline = other.earliestDeadline
+      if other.earliestDeadline == Self.noDeadline { return }
+      for group in 0..<groupCount {
+        let tags = tags(ofGroup: group)
+        let first = other.group(ofTag: tags.lowerBound)
+        var deadline = other.groupDeadline(first)
+        for more in first..<other.group(ofTag: tags.upperBound - 1) {
+          deadline = min(deadline, other.groupDeadline(more + 1))
+        }
+        setGroupDeadline(deadline, of: group)
+      }
+    }
+
+    @inline(__always)
+    private func group(ofTag tag: UInt64) -> Int {
+      Int(truncatingIfNeeded: tag &>> (16 &- groupBits))
+    }
+
+    /// Notes that an entry with this tag expires at `deadline`.
+    func noteDeadline(_ deadline: UInt64, tag: UInt64) {
+      if deadline < earliestDeadline { earliestDeadline = deadline }
+      if groupBits == 0 { return }
+      let group = group(ofTag: tag)
+      if deadline < groupDeadline(group) { setGroupDeadline(deadline, of: group) }
+    }
+
+    /// Milliseconds before which no entry with this tag expires.
+    func earliestDeadline(ofTag tag: UInt64) -> UInt64 { groupDeadline(group(ofTag: tag)) }
 
     // Slots.
 

@@ -644,7 +644,7 @@ struct Keyspace: ~Copyable {
   /// Calls `body` with the keys of the segment at `cursor` that the snapshot has not got yet, until
   /// that has had enough.
   ///
-  /// O(340).
+  /// O(320).
   ///
   /// - Parameters:
   ///   - cursor: 0 to begin; afterwards what the last call returned.
@@ -728,6 +728,8 @@ struct Keyspace: ~Copyable {
 
   /// Segments with nothing to do that one visit passes over at most.
   private static let passedSegmentsMax = 64
+  /// Slots after which a step ends, with the segment that it is at.
+  private static let sweptSlotsMin = 128
   private static let restMillisecondsMax = 300
   private static let firstRestMilliseconds = 20
   private static let rateMilliseconds = 1000
@@ -748,13 +750,13 @@ struct Keyspace: ~Copyable {
     restsUntil = Timestamp(milliseconds: now.milliseconds + rest)
   }
 
-  /// Goes on with the walk for expired keys to the next segment that can have some, or begins one.
+  /// Goes on with the walk for expired keys to the next segments that can have some, or begins one.
   ///
   /// The caller bounds how long the lock is held by the number of calls: one looks at no more than
-  /// 340 slots, and passes over a few dozen segments whose earliest deadline is still to come.
+  /// a few hundred slots, and passes over a few dozen segments whose earliest deadline is still to come.
   ///
   /// - Returns: Entries removed, and whether the walk has ended.
-  mutating func sweepSegment(
+  mutating func sweepSegments(
     now: Timestamp, _ memory: StorageContext
   ) -> (removed: Int, isAtEnd: Bool) {
     guard isDue(at: now) else { return (0, true) }
@@ -767,21 +769,32 @@ struct Keyspace: ~Copyable {
       guard let look = table.lookIfNotDue(at: sweepCursor, now: now) else {
         // A step of its own, for it may need fresh memory.
         defer { compact(memory) }
-        return memory.steps.measure(.expiry) { sweepDueSegment(now: now, memory) }
+        return memory.steps.measure(.expiry) { sweepDueSegments(now: now, memory) }
       }
       if didSweep(look, now) { return (0, true) }
     }
     return (0, false)
   }
 
-  private mutating func sweepDueSegment(
+  private mutating func sweepDueSegments(
     now: Timestamp, _ memory: StorageContext
   ) -> (removed: Int, isAtEnd: Bool) {
     let chunks = arena.chunks
     // Entries die after the table has let go of them all: the arena may free their chunks.
     var dead: [EntryReference] = []
-    let look = table.removeExpired(at: sweepCursor, now: now, in: chunks, memory.pool) {
-      dead.append($0)
+    var seen = 0
+    var isAtEnd = false
+    // A step costs as much as to look at a dozen keys: in sparse segments it takes several.
+    while !isAtEnd, seen < Self.sweptSlotsMin {
+      let before = dead.count
+      let look =
+        table.lookIfNotDue(at: sweepCursor, now: now)
+        ?? table.removeExpired(at: sweepCursor, now: now, in: chunks, memory.pool) {
+          dead.append($0)
+        }
+      seen += look.seen + 1
+      sweptCount += dead.count - before
+      isAtEnd = didSweep(look, now)
     }
     let removed = dead.count
     for reference in dead {
@@ -795,8 +808,6 @@ struct Keyspace: ~Copyable {
     }
     expiringCount -= removed
     expiredCount += removed
-    sweptCount += removed
-    let isAtEnd = didSweep(look, now)
     freeIfEmpty(memory)
     return (removed, isAtEnd)
   }

@@ -279,11 +279,11 @@ import Glibc
   /// See `Keyspace.isWorthWalk`.
   func isWorthWalk(at now: Timestamp) -> Bool { unsafe pointer.pointee.isWorthWalk(at: now) }
 
-  /// See `Keyspace.sweepSegment`.
-  func sweepSegment(
+  /// See `Keyspace.sweepSegments`.
+  func sweepSegments(
     now: Timestamp, _ memory: StorageContext
   ) -> (removed: Int, isAtEnd: Bool) {
-    unsafe pointer.pointee.sweepSegment(now: now, memory)
+    unsafe pointer.pointee.sweepSegments(now: now, memory)
   }
 
   /// See `Keyspace.consolidate`.

@@ -241,7 +241,7 @@ import Synchronization
                 isAtEnd = true
                 return
               }
-              let step = keyspace.sweepSegment(now: now, memory)
+              let step = keyspace.sweepSegments(now: now, memory)
               removed += step.removed
               isAtEnd = step.isAtEnd
             }

@@ -24,7 +24,7 @@ private struct ShardTurns {
   }
 }
 
-/// A walk over some shards that removes expired keys, in steps of one segment of a table.
+/// A walk over some shards that removes expired keys, in steps of a few segments of a table.
 struct ExpirySweep {
   private var turns: ShardTurns
   private var database = 0
@@ -43,7 +43,7 @@ struct ExpirySweep {
   /// Shards to visit for all of the walk's part to be looked at.
   var shardCount: Int { turns.count }
 
-  /// Looks at one segment of one database of one shard, under its lock, and goes on to the next
+  /// Looks at a few segments of one database of one shard, under its lock, and goes on to the next
   /// shard when there is nothing due in this one.
   ///
   /// - Returns: Whether the shard was left.
@@ -53,7 +53,7 @@ struct ExpirySweep {
       while database < Store.databaseCount {
         if let keyspace = shard.keyspaceIfUsed(database), keyspace.isWorthWalk(at: now) {
           lookCount += 1
-          let step = keyspace.sweepSegment(now: now, memory)
+          let step = keyspace.sweepSegments(now: now, memory)
           removedCount += step.removed
           if step.isAtEnd { database += 1 }
           return database == Store.databaseCount

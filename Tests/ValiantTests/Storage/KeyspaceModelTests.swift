@@ -89,7 +89,7 @@ private final class Model {
     key.withBytes { keyspace.remove($0, hash: memory.hashing.hash($0), now: now, memory) }
   }
 
-  func sweep() -> (removed: Int, isAtEnd: Bool) { keyspace.sweepSegment(now: now, memory) }
+  func sweep() -> (removed: Int, isAtEnd: Bool) { keyspace.sweepSegments(now: now, memory) }
 
   /// Evicts from a segment, and forgets what is gone.
   ///
