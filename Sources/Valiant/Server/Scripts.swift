@@ -107,7 +107,6 @@ final class Scripts: Sendable {
   private let engineBytes = Atomic<Int>(0)
   private let runs = Guarded<[ScriptRun]>([])
   private let turn = SpinLock()
-  private let wanting = Atomic<Int>(0)
 
   /// How often all have been forgotten: what was made of them is of no use then.
   var generation: Int { forgotten.load(ordering: .relaxed) }
@@ -148,18 +147,9 @@ final class Scripts: Sendable {
     return endings.contains(.hasWritten) ? .hasWritten : .nothingRuns
   }
 
-  /// Whether a script runs or waits for its turn: loops put off what can wait, to be there for SCRIPT KILL.
-  var isBusy: Bool { wanting.load(ordering: .relaxed) > 0 }
-
   /// Waits for the turn to lock shards in any order, which one script may at a time. Who has all of them
   /// locked needs no turn.
-  func lock() {
-    wanting.wrappingAdd(1, ordering: .relaxed)
-    turn.lock()
-  }
+  func lock() { turn.lock() }
 
-  func unlock() {
-    turn.unlock()
-    wanting.wrappingSubtract(1, ordering: .relaxed)
-  }
+  func unlock() { turn.unlock() }
 }

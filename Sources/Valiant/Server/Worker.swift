@@ -667,15 +667,10 @@ final class Worker: @unchecked Sendable {
     isSweeping = true
     let start = Clock.steadyMicroseconds
     let now = Timestamp.now
-    let (store, scripts) = (server.store, server.scripts)
+    let store = server.store
     var shardsLeft = shardsLeft
     var steps = 0
     while shardsLeft > 0 {
-      if scripts.isBusy {
-        // The next tick begins anew.
-        shardsLeft = 0
-        break
-      }
       let looks = sweep.lookCount
       if sweep.step(store, now: now, memory) { shardsLeft -= 1 }
       steps += 1
@@ -705,8 +700,7 @@ final class Worker: @unchecked Sendable {
     let start = Clock.steadyMicroseconds
     var isAtEnd = false
     while !isAtEnd, Clock.steadyMicroseconds - start < Self.sliceMicroseconds {
-      // The next tick goes on.
-      isAtEnd = server.scripts.isBusy || consolidation.step(server.store)
+      isAtEnd = consolidation.step(server.store)
     }
     if isAtEnd {
       isConsolidating = false

@@ -1,5 +1,3 @@
-import Synchronization
-
 /// The shards of a store, one behind the other.
 ///
 /// Invariant: `base` points to `Store.shardCount` shards from `init` until `free`, which the store
@@ -61,14 +59,10 @@ struct ShardSet {
     return all
   }
 
-  /// How many threads wait in `extend`, on all stores of the process.
-  private static let extending = Atomic<Int>(0)
-
   /// Locks them all.
   ///
-  /// Who has some already and waits for another one gives them back when a script waits in `extend`, maybe
-  /// for one of those. Without scripts nobody does: of threads that lock many shards each, hardly one would
-  /// ever have all.
+  /// Who has some already and waits for another one for long gives them back meanwhile. A script may wait for
+  /// those, see `extend`, or run for seconds with the other one: nobody else has to wait for it then.
   func lock(in shards: ShardArray) {
     while let missing = lockMost(in: shards) {
       visit { if $0 < missing { shards[$0].unlock() } }
@@ -76,7 +70,11 @@ struct ShardSet {
     }
   }
 
-  /// Locks them in ascending order, as far as no script makes it give way.
+  /// Far longer than commands keep a shard: of threads that lock many shards each and give way to each other
+  /// all the time, none would ever have all.
+  private static let patienceMicroseconds = 1000
+
+  /// Locks them in ascending order, as far as nobody has to be waited for long but at the first.
   ///
   /// - Returns: The one that somebody else holds; nil when there is none.
   @inline(__always)
@@ -88,7 +86,12 @@ struct ShardSet {
         shards[shard].lock()
         return false
       }
-      return !shards[shard].lock(unless: { Self.extending.load(ordering: .relaxed) > 0 })
+      var end = 0
+      return !shards[shard].lock(unless: {
+        let now = Clock.steadyMicroseconds
+        if end == 0 { end = now + Self.patienceMicroseconds }
+        return now > end
+      })
     }
   }
 
@@ -104,12 +107,8 @@ struct ShardSet {
       missing.words[index] &= ~words[index]
       if missing.words[index] == 0 { missing.used &= ~(1 &<< UInt32(index)) }
     }
-    if missing.used != 0 {
-      Self.extending.wrappingAdd(1, ordering: .relaxed)
-      missing.visit { shards[$0].lock() }
-      Self.extending.wrappingSubtract(1, ordering: .relaxed)
-      formUnion(missing)
-    }
+    missing.visit { shards[$0].lock() }
+    formUnion(missing)
   }
 
   @inline(__always)

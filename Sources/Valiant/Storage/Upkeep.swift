@@ -24,6 +24,24 @@ private struct ShardTurns {
   }
 }
 
+extension Shard {
+  /// Calls `body` under the lock. A script may keep that for seconds: then the loop has to be there for others.
+  ///
+  /// - Returns: Nil when somebody else has had it for longer than commands have.
+  fileprivate func withLockUnlessKept<Result>(_ body: (Shard) -> Result) -> Result? {
+    var looks = 0
+    let isLocked = lock(unless: {
+      looks += 1
+      return looks > Self.looksMax
+    })
+    if !isLocked { return nil }
+    defer { unlock() }
+    return body(self)
+  }
+
+  private static let looksMax = 500
+}
+
 /// A walk over some shards that removes expired keys, in steps of a few segments of a table.
 struct ExpirySweep {
   private var turns: ShardTurns
@@ -44,12 +62,11 @@ struct ExpirySweep {
   var shardCount: Int { turns.count }
 
   /// Looks at a few segments of one database of one shard, under its lock, and goes on to the next
-  /// shard when there is nothing due in this one.
+  /// shard when there is nothing due in this one, or somebody else keeps it.
   ///
   /// - Returns: Whether the shard was left.
   mutating func step(_ store: Store, now: Timestamp, _ memory: StorageContext) -> Bool {
-    let shard = store.shard(turns.shard)
-    let isLeft = shard.withLock {
+    let isLeft = store.shard(turns.shard).withLockUnlessKept { shard in
       while database < Store.databaseCount {
         if let keyspace = shard.keyspaceIfUsed(database), keyspace.isWorthWalk(at: now) {
           lookCount += 1
@@ -62,11 +79,10 @@ struct ExpirySweep {
       }
       return true
     }
-    if isLeft {
-      database = 0
-      _ = turns.advance()
-    }
-    return isLeft
+    if isLeft == false { return false }
+    database = 0
+    _ = turns.advance()
+    return true
   }
 }
 
@@ -80,12 +96,11 @@ struct Consolidation {
     turns = ShardTurns(part: part, of: count)
   }
 
-  /// Moves some blocks of one shard, under its lock.
+  /// Moves some blocks of one shard, under its lock, unless somebody else keeps it.
   ///
   /// - Returns: Whether the walk has come to its end.
   mutating func step(_ store: Store) -> Bool {
-    let shard = store.shard(turns.shard)
-    let hasMore = shard.withLock {
+    let hasMore = store.shard(turns.shard).withLockUnlessKept { shard in
       var hasMore = false
       for database in 0..<Store.databaseCount {
         guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
@@ -93,6 +108,6 @@ struct Consolidation {
       }
       return hasMore
     }
-    return hasMore ? false : turns.advance()
+    return hasMore == true ? false : turns.advance()
   }
 }
