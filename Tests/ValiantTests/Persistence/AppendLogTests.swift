@@ -315,13 +315,13 @@ import Testing
   @Test("a base has what expires while it is written") func expiryWhileWriting() throws {
     defer { remove() }
     let store = Store()
-    for index in 0..<200 { store.set("k\(index)", to: "v", expiresIn: .milliseconds(30)) }
+    for index in 0..<200 { store.set("k\(index)", to: "v", expiresIn: .milliseconds(1500)) }
     let snapshots = try [true, false].map { keepsExpired in
       if !keepsExpired {
-        for index in 0..<200 { store.set("k\(index)", to: "v", expiresIn: .milliseconds(30)) }
+        for index in 0..<200 { store.set("k\(index)", to: "v", expiresIn: .milliseconds(1500)) }
       }
       let snapshot = try #require(Snapshot(of: store, keepsExpired: keepsExpired))
-      usleep(60_000)
+      usleep(1_510_000)
       // By a walk, and by who comes across it.
       _ = store.exists("k7")
       #expect(store.removeExpired() == 199)

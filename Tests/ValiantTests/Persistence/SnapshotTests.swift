@@ -204,12 +204,12 @@ import Testing
     defer { remove() }
     let store = Store()
     store.set("gone", to: "1", expiresIn: .milliseconds(1))
-    store.set("soon", to: "2", expiresIn: .milliseconds(300))
+    store.set("soon", to: "2", expiresIn: .milliseconds(2000))
     store.set("stays", to: "3")
     usleep(5000)
     try store.save(to: path)
     #expect(try FileCheck.run(path).contains("database 0: 2 keys, 1 with a time to live"))
-    usleep(400_000)
+    usleep(2_010_000)
     let read = try load()
     #expect(read.count() == 1 && read.get("stays") == "3")
   }
