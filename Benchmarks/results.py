@@ -76,7 +76,7 @@ SHOWN = {
     "cpu": [
         "GET P=1, 100,000 keys", "GET P=16, 100,000 keys", "GET P=64, 2,000,000 keys",
         "SET P=64, 2,000,000 keys", "SET P=64, 20,000,000 keys", "MGET of 10 P=16, 100,000 keys",
-        "SET P=16, 100,000 keys of 1 KiB", "GET P=1, 1,000 keys of 64 KiB",
+        "SET P=16, 100,000 keys of 1 KiB", "GET P=1, 1,000 keys of 64 KiB", "EVAL P=16, 100,000 keys",
     ],
     "instructions": ["GET P=64", "SET P=64"],
     "memory": ["fresh server, MB", "idle connection"],
@@ -85,8 +85,12 @@ SHOWN = {
     "start": ["exec to first PONG"],
     "growth": ["p99.9 while growing"],
     "freeing": ["DEL of a value", "FLUSHALL SYNC"],
+    "expiry": ["past due but kept, mean", "server CPU per expired key"],
     "publish": ["PUBLISH to 1", "PUBLISH to 100"],
     "hits": ["Zipf 1.0", "scan", "shift"],
+    "saving": ["SAVE, MB/s", "p99.9 while saving", "further memory"],
+    "loading": ["one core, keys/s"],
+    "appending": ["appendfsync always, 50", "appendfsync everysec, 50"],
 }  # fmt: skip
 
 
