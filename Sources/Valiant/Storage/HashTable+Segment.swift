@@ -70,7 +70,7 @@ extension HashTable {
     static let noDeadline: UInt64 = (1 << 48) - 1
 
     @inline(__always)
-    var trailer: UInt64 {
+    private var trailer: UInt64 {
       get {
         unsafe base.loadUnaligned(fromByteOffset: Int(slotCount) &* Self.slotBytes, as: UInt64.self)
       }

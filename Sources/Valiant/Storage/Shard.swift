@@ -63,10 +63,10 @@ import Glibc
   @inline(__always)
   func lock() { unsafe lockWord.pointee.lock() }
 
-  /// See `SpinLock.lock(unless:)`.
+  /// See `SpinLock.lock(withinMicroseconds:)`.
   @inline(__always)
-  func lock(unless mustYield: () -> Bool) -> Bool {
-    unsafe lockWord.pointee.lock(unless: mustYield)
+  func lock(withinMicroseconds limit: Int) -> Bool {
+    unsafe lockWord.pointee.lock(withinMicroseconds: limit)
   }
 
   @inline(__always)

@@ -86,12 +86,7 @@ struct ShardSet {
         shards[shard].lock()
         return false
       }
-      var end = 0
-      return !shards[shard].lock(unless: {
-        let now = Clock.steadyMicroseconds
-        if end == 0 { end = now + Self.patienceMicroseconds }
-        return now > end
-      })
+      return !shards[shard].lock(withinMicroseconds: Self.patienceMicroseconds)
     }
   }
 

@@ -29,17 +29,12 @@ extension Shard {
   ///
   /// - Returns: Nil when somebody else has had it for longer than commands have.
   fileprivate func withLockUnlessKept<Result>(_ body: (Shard) -> Result) -> Result? {
-    var looks = 0
-    let isLocked = lock(unless: {
-      looks += 1
-      return looks > Self.looksMax
-    })
-    if !isLocked { return nil }
+    if !lock(withinMicroseconds: Self.patienceMicroseconds) { return nil }
     defer { unlock() }
     return body(self)
   }
 
-  private static let looksMax = 500
+  private static let patienceMicroseconds = 25
 }
 
 /// A walk over some shards that removes expired keys, in steps of a few segments of a table.

@@ -31,20 +31,21 @@ struct SpinLock: ~Copyable, Sendable {
     return try body()
   }
 
-  /// Waits for the lock until `mustYield`, which is asked only while somebody else has it.
+  /// Waits for the lock no longer than so many microseconds, 0...
   ///
   /// - Returns: Whether the lock was taken.
   @inline(__always)
-  borrowing func lock(unless mustYield: () -> Bool) -> Bool {
+  borrowing func lock(withinMicroseconds limit: Int) -> Bool {
     word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
-      || lockContended(unless: mustYield)
+      || lockContended(until: Clock.steadyMicroseconds + limit)
   }
 
   @inline(never)
-  private borrowing func lockContended() { _ = lockContended(unless: { false }) }
+  private borrowing func lockContended() { _ = lockContended(until: Int.max) }
 
+  /// - Parameter end: In microseconds of the steady clock, which nobody reads if it is `Int.max`.
   @inline(never)
-  private borrowing func lockContended(unless mustYield: () -> Bool) -> Bool {
+  private borrowing func lockContended(until end: Int) -> Bool {
     var pauses = 0
     while true {
       // Reading first keeps the cache line shared until the lock looks free.
@@ -53,7 +54,7 @@ struct SpinLock: ~Copyable, Sendable {
       {
         return true
       }
-      if mustYield() { return false }
+      if end < Int.max, Clock.steadyMicroseconds > end { return false }
       if pauses < Self.pausesMax {
         pauses += 1
         Processor.spinPause()
