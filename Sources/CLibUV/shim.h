@@ -2,12 +2,14 @@
 #define VALIANT_CLIBUV_SHIM_H
 
 #include <fcntl.h>
+#include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <uv.h>
 
-/* Two machine instructions that Swift cannot say. */
+/* Machine instructions that Swift cannot say. */
 
 static inline void valiant_prefetch(const void *address) {
   __builtin_prefetch(address);
@@ -18,6 +20,30 @@ static inline void valiant_spin_pause(void) {
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   __asm__ __volatile__("yield");
+#endif
+}
+
+/* Which of the sixteen words at `words` are `word`: a bit for each, the first one's lowest. */
+
+static inline uint32_t valiant_match_words(const void *words, uint16_t word) {
+#if defined(__SSE2__)
+  typedef short eight_words __attribute__((vector_size(16)));
+  typedef char sixteen_bytes __attribute__((vector_size(16)));
+  const short w = (short)word;
+  const eight_words wanted = {w, w, w, w, w, w, w, w};
+  eight_words low, high;
+  memcpy(&low, words, 16);
+  memcpy(&high, (const char *)words + 16, 16);
+  const sixteen_bytes matches = __builtin_ia32_packsswb128(low == wanted, high == wanted);
+  return (uint32_t)__builtin_ia32_pmovmskb128(matches);
+#else
+  uint32_t matches = 0;
+  for (int index = 0; index < 16; index++) {
+    uint16_t other;
+    memcpy(&other, (const char *)words + 2 * index, 2);
+    matches |= (uint32_t)(other == word) << index;
+  }
+  return matches;
 #endif
 }
 

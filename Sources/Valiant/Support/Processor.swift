@@ -11,6 +11,12 @@ enum Processor {
     unsafe valiant_prefetch(address)
   }
 
+  /// Which of the sixteen words at `address` are equal to `word`: a bit for each, the first one's lowest.
+  @inline(__always)
+  @unsafe static func matches(of word: UInt16, at address: UnsafeRawPointer) -> UInt32 {
+    unsafe valiant_match_words(address, word)
+  }
+
   /// Tells the core that this is a spinning loop.
   @inline(__always)
   static func spinPause() {

@@ -115,6 +115,35 @@ private final class Model {
 }
 
 @Suite("Keyspace") struct KeyspaceModelTests {
+  @Test(
+    "tells keys apart whose hashes are the same", arguments: [0, 1, 0x8000, 0xffff] as [UInt64])
+  func sameHash(_ hash: UInt64) {
+    // As many as stay in one segment: a split would hash them anew.
+    let memory = StorageContext()
+    defer { memory.end() }
+    var keyspace = Keyspace()
+    let now = Timestamp(milliseconds: 1)
+    let keys = (0..<150).map { Array("key:\($0 + 100)".utf8) }
+    for (count, new) in keys.enumerated() {
+      new.withBytes { new in
+        let isThere = keyspace.find(new, hash: hash, now: now, memory) != nil
+        let isSet = keyspace.set(new, hash: hash, to: new, deadline: nil, now: now, memory)
+        #expect(!isThere && isSet)
+      }
+      for key in keys[...count] {
+        key.withBytes { key in
+          keyspace.prefetchSlot(hash: hash)
+          keyspace.prefetchEntry(hash: hash)
+          let found = keyspace.find(key, hash: hash, now: now, memory)
+          #expect(found?.value.equals(key) == true)
+        }
+      }
+    }
+    let count = keyspace.count
+    #expect(count == keys.count)
+    keyspace.removeAll(memory.pool)
+  }
+
   @Test("does what a dictionary does", arguments: [1, 2, 3, 4, 5, 6, 7, 8] as [UInt64])
   func model(_ seed: UInt64) {
     var random = Random(seed: seed)
