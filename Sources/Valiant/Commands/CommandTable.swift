@@ -32,13 +32,13 @@
   /// references.
   struct Row: ~Copyable {
     private let handler: Command.Handler
-    /// Arity as a range that one comparison checks; empty for a container: which row runs is not
-    /// known yet.
-    private let argumentsMin: Int
-    private let argumentsSpan: UInt
+    /// What the arity allows; none for a container: which row runs is not known yet.
+    private let accepted: ArgumentCounts
     let firstKey: Int
     let lastKey: Int
     let keyStep: Int
+    /// With how many arguments a request names exactly one key.
+    private let oneKey: ArgumentCounts
     let index: Int
     let flags: Command.Flags
     let isContainer: Bool
@@ -49,12 +49,12 @@
     fileprivate init(_ command: Command) {
       handler = command.handler
       isContainer = !command.subcommands.isEmpty
-      argumentsMin = isContainer ? Int.max : abs(command.arity)
-      argumentsSpan = command.arity < 0 && !isContainer ? UInt(Int.max) : 0
+      accepted = isContainer ? .none : ArgumentCounts(arity: command.arity)
       // What is no key is in no shard.
       firstKey = command.keys.access == ["not_key"] ? 0 : command.keys.first
       lastKey = command.keys.last
       keyStep = max(1, command.keys.step)
+      oneKey = ArgumentCounts(ofOneKey: command.keys)
       index = command.index
       flags = command.flags
       needsMemory = command.flags.contains(.denyoom)
@@ -70,29 +70,79 @@
     /// Whether a request of `argumentCount` arguments, its name included, can run as it is.
     @inline(__always)
     func canRun(argumentCount: Int) -> Bool {
-      UInt(bitPattern: argumentCount &- argumentsMin) <= argumentsSpan
+      accepted.contains(argumentCount)
     }
 
     /// Indices of the keys in a request of `argumentCount` arguments, if the command has keys.
     @inline(__always)
-    func keyIndices(argumentCount: Int) -> StrideTo<Int> {
-      let end = lastKey < 0 ? argumentCount &+ lastKey : min(lastKey, argumentCount &- 1)
-      return stride(from: firstKey, to: end &+ 1, by: keyStep)
+    func keyIndices(argumentCount: Int) -> KeyIndices {
+      let last = lastKey < 0 ? argumentCount &+ lastKey : min(lastKey, argumentCount &- 1)
+      return KeyIndices(from: firstKey, through: last, step: keyStep)
     }
 
-    /// Whether a request of `argumentCount` arguments names exactly one key.
+    /// Whether a request of `argumentCount` arguments names exactly one key, which is argument `firstKey`.
     @inline(__always)
     func namesOneKey(argumentCount: Int) -> Bool {
-      lastKey == firstKey || (lastKey < 0 && argumentCount &+ lastKey == firstKey)
+      oneKey.contains(argumentCount)
+    }
+  }
+
+  /// Numbers of arguments, names of commands included: one, or from one on. Checked by one comparison.
+  private struct ArgumentCounts {
+    private let least: Int
+    private let span: UInt
+
+    static let none = ArgumentCounts(Int.max)
+
+    private init(_ least: Int, orMore: Bool = false) {
+      self.least = least
+      span = orMore ? UInt(Int.max) : 0
+    }
+
+    init(arity: Int) { self.init(abs(arity), orMore: arity < 0) }
+
+    /// With so many there is exactly one key, which is argument `keys.first`.
+    init(ofOneKey keys: Command.KeyPositions) {
+      if keys.first == 0 || keys.access == ["not_key"] {
+        self = .none
+      } else if keys.last < 0 {
+        self.init(keys.first - keys.last)
+      } else {
+        self = keys.last == keys.first ? ArgumentCounts(keys.first + 1, orMore: true) : .none
+      }
+    }
+
+    @inline(__always)
+    func contains(_ count: Int) -> Bool { UInt(bitPattern: count &- least) <= span }
+  }
+
+  /// Indices of keys. The library's strides, which look out for overflows, cost ten instructions a key more.
+  struct KeyIndices: Sequence, IteratorProtocol {
+    private var index: Int
+    private let last: Int
+    private let step: Int
+
+    @inline(__always)
+    fileprivate init(from first: Int, through last: Int, step: Int) {
+      index = first
+      self.last = last
+      self.step = step
+    }
+
+    @inline(__always)
+    mutating func next() -> Int? {
+      if index > last { return nil }
+      defer { index &+= step }
+      return index
     }
   }
 
   @safe private struct Slot {
+    /// Never 0 when there is a row.
     var word: UInt64
+    /// Bytes of the name; negative if there can be other names with the same word and length.
     var length: Int
     var row: UnsafePointer<Row>?
-    /// Whether no other name has the same word and length.
-    var isExact = false
   }
 
   private static let slotBits: UInt64 = 8
@@ -123,13 +173,18 @@
       var index = Self.slotIndex(word)
       while unsafe slots[index].row != nil { index = (index + 1) & (slotCount - 1) }
       unsafe slots[index] = Slot(
-        word: word, length: command.name.utf8.count, row: UnsafePointer(rows + command.index),
-        isExact: command.name.utf8.count <= 8 && command.name.utf8.allSatisfy { $0 &- 0x61 < 26 })
+        word: word, length: Self.length(of: command.name), row: UnsafePointer(rows + command.index))
     }
     unsafe self.rows = UnsafePointer(rows)
     unsafe self.slots = UnsafePointer(slots)
     count = all.count
     self.topLevel = topLevel
+  }
+
+  /// What a slot says of a name's length.
+  private static func length(of name: String) -> Int {
+    let isExact = name.utf8.count <= 8 && name.utf8.allSatisfy { $0 &- 0x61 < 26 }
+    return isExact ? name.utf8.count : -name.utf8.count
   }
 
   /// The first eight bytes of a name with the bit of small letters set, as one number.
@@ -153,9 +208,10 @@
     while true {
       // SAFETY: the index is below 2^slotBits, a row's below `count`; there are free slots.
       let slot = unsafe slots[index]
+      if slot.word == word, slot.length == name.count { return unsafe slot.row }
       guard let row = unsafe slot.row else { return nil }
-      if slot.word == word, slot.length == name.count {
-        if unsafe slot.isExact || Self.isNamed(row, name) { return unsafe row }
+      if slot.word == word, slot.length == -name.count, unsafe Self.isNamed(row, name) {
+        return unsafe row
       }
       index = (index &+ 1) & (1 &<< Int(Self.slotBits) &- 1)
     }

@@ -16,6 +16,8 @@
   private let nobody: Client
   /// Whether all requests of the batch have the same command.
   private var isUniform = true
+  /// Whether any of them names exactly one key.
+  private var hasKeys = false
   /// Whether the last command has to wait for the end of a pause.
   private var isPostponed = false
   private let table = CommandTable.shared
@@ -29,7 +31,7 @@
     var command: UnsafePointer<CommandTable.Row>?
     var firstArgument: Int
     var argumentCount: Int
-    /// Of the first key, if the command has one.
+    /// Of the key, if the request names exactly one.
     var hash: UInt64
     /// Where the request ends in the input.
     var end: Int
@@ -103,7 +105,7 @@
       context.begin(at: Timestamp(milliseconds: time / 1_000_000))
       let batchStart = parser.consumed
       let (count, ending, isInline) = parseBatch(input, client)
-      if count > 1 { prefetch(count, client.database) }
+      if count > 1, hasKeys { prefetch(count, client.database) }
       let (executed, outcome) = runBatch(
         count, isInline ? parser.inlineBytes.bytes : input, connection, client, &sentBytes)
       switch outcome {
@@ -367,6 +369,7 @@
   ) -> (count: Int, ending: Ending, isInline: Bool) {
     parser.startBatch()
     isUniform = true
+    hasKeys = false
     // A request may be what authenticates the client, and so decides how the next one is read.
     parser.limits.isAuthenticated = !client.flags.contains(.mustAuthenticate)
     let limit = parser.limits.isAuthenticated ? Self.batchSize : 1
@@ -403,8 +406,11 @@
       in: bytes, firstArgument: first, count: parser.arguments.count &- first)
     let command = unsafe table.find(request.name)
     var hash: UInt64 = 0
-    if let command = unsafe command, let key = unsafe request.argument(command.pointee.firstKey) {
-      hash = context.memory.hashing.hash(key)
+    if let command = unsafe command,
+      unsafe command.pointee.namesOneKey(argumentCount: request.count)
+    {
+      hash = unsafe context.memory.hashing.hash(request.bytes(command.pointee.firstKey))
+      hasKeys = true
     }
     unsafe batch[index] = Item(
       command: command, firstArgument: first, argumentCount: request.count, hash: hash,
@@ -417,6 +423,7 @@
   /// The table is read under its lock, as everywhere; it is released again at once.
   @inline(never)
   private func prefetch(_ count: Int, _ database: Int) {
+    let (shards, batch) = unsafe (shards, batch)
     for index in 0..<count {
       let hash = unsafe batch[index].hash
       if hash == 0 { continue }

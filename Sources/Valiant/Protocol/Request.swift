@@ -39,7 +39,7 @@ struct ArgumentRange {
 
   /// - Parameter index: 0..<`count`, which is not checked.
   @inline(__always)
-  @unsafe private func bytes(_ index: Int) -> Bytes {
+  @unsafe func bytes(_ index: Int) -> Bytes {
     // SAFETY: the caller says so; the range lies within the input.
     let range = unsafe ranges[index]
     return unsafe Bytes(base: base + Int(range.offset), count: Int(range.length))
@@ -50,13 +50,6 @@ struct ArgumentRange {
   var name: Bytes {
     // SAFETY: there is at least one argument.
     unsafe bytes(0)
-  }
-
-  /// Argument `index`, 1 or more, if the request has so many.
-  @inline(__always)
-  func argument(_ index: Int) -> Bytes? {
-    if UInt(bitPattern: index &- 1) >= UInt(bitPattern: count &- 1) { return nil }
-    return unsafe bytes(index)
   }
 
   /// Where argument `index` lies in the payload of `block`; nil if that is not where the request is.

@@ -123,6 +123,8 @@ struct ShardSet {
   /// The first one of which `predicate` is true; it is asked in ascending order.
   @inline(__always)
   private func first(where predicate: (Int) -> Bool) -> Int? {
+    // By its index the array itself would be copied for each word.
+    let words = words.span
     var used = used
     while used != 0 {
       let index = used.trailingZeroBitCount
