@@ -115,6 +115,9 @@ import Glibc
     return unsafe KeyspaceReference(pointer: first + (database - 1))
   }
 
+  /// How many databases were ever used here: the first one, or all.
+  var usedDatabaseCount: Int { unsafe others.pointee == nil ? 1 : Store.databaseCount }
+
   /// The keys of `database`, nil if nobody ever used it here.
   func keyspaceIfUsed(_ database: Int) -> KeyspaceReference? {
     if database == 0 { return keyspace(0) }

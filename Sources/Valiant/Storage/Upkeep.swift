@@ -62,13 +62,14 @@ struct ExpirySweep {
   /// - Returns: Whether the shard was left.
   mutating func step(_ store: Store, now: Timestamp, _ memory: StorageContext) -> Bool {
     let isLeft = store.shard(turns.shard).withLockUnlessKept { shard in
-      while database < Store.databaseCount {
+      let databaseCount = shard.usedDatabaseCount
+      while database < databaseCount {
         if let keyspace = shard.keyspaceIfUsed(database), keyspace.isWorthWalk(at: now) {
           lookCount += 1
           let step = keyspace.sweepSegments(now: now, memory)
           removedCount += step.removed
           if step.isAtEnd { database += 1 }
-          return database == Store.databaseCount
+          return database >= databaseCount
         }
         database += 1
       }
