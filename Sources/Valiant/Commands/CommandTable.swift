@@ -54,6 +54,7 @@
       firstKey = command.keys.access == ["not_key"] ? 0 : command.keys.first
       lastKey = command.keys.last
       keyStep = max(1, command.keys.step)
+      // Chosen there, for choices here make Swift 6.3 release a part of `command` once too often.
       oneKey = ArgumentCounts(ofOneKey: command.keys)
       index = command.index
       flags = command.flags
