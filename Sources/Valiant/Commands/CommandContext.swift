@@ -31,6 +31,8 @@
   /// Whether room has been made for what the command asked for.
   var hasRoom = false
   private let engine = ScriptEngine.Lazy()
+  /// The shards of the request's keys, if these have been hashed all together.
+  private(set) var named = ShardSet()
   /// The shards that are locked for the script that runs.
   private var scriptShards = ShardSet()
   /// Whether the command that runs is a script's.
@@ -578,7 +580,7 @@
     guard unsafe row.pointee.flags.contains(.readonly), unsafe row.pointee.firstKey > 0,
       client.wantsCopies
     else { return }
-    let named = hashKeys()
+    hashKeys()
     if !isInTransaction { named.lock(in: shards) }
     let reader = KeyReader(queue: worker.trackingClients.queue, client: client.id)
     for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
@@ -962,7 +964,7 @@
       row: row, request: request, database: client.database, isInTransaction: isInTransaction,
       holdsAllShards: holdsAllShards)
     if !holdsAllShards {
-      scriptShards = ShardSet()
+      scriptShards.removeAll()
       for index in keys { scriptShards.insert(hash: memory.hashing.hash(request[index])) }
       server.scripts.lock()
       scriptShards.lock(in: shards)
@@ -1010,10 +1012,14 @@
     _ row: UnsafePointer<CommandTable.Row>, _ request: Request
   ) throws(CommandError) {
     unsafe begin(row, request)
-    let named = hashKeys()
+    hashKeys()
     if !holdsAllShards {
       holdsAllShards = unsafe row.pointee.flags.contains(.wholeKeyspace)
-      scriptShards.extend(by: holdsAllShards ? .all : named, in: shards)
+      if holdsAllShards {
+        scriptShards.extend(by: .all, in: shards)
+      } else {
+        scriptShards.extend(by: named, in: shards)
+      }
     }
     if client.flags.contains(.tracking) { rememberReads() }
     let start = Clock.steadyNanoseconds
@@ -1067,10 +1073,11 @@
     hashes[index] = hash
   }
 
-  /// Hashes all keys of the request, and returns the shards they are in, for which the processor is asked.
-  mutating func hashKeys() -> ShardSet {
-    var named = ShardSet()
-    if unsafe row.pointee.firstKey == 0 { return named }
+  /// Hashes all keys of the request. The shards they are in are the named ones then, for which the processor
+  /// is asked.
+  mutating func hashKeys() {
+    named.removeAll()
+    if unsafe row.pointee.firstKey == 0 { return }
     hashes.reserve(request.count)
     for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
       let hash = memory.hashing.hash(request[index])
@@ -1078,11 +1085,19 @@
       shards[hash: hash].prefetch()
       named.insert(hash: hash)
     }
-    return named
   }
 
+  /// Locks the shards of all keys of the request, and asks the processor for what a lookup reads.
+  mutating func lockKeys() {
+    hashKeys()
+    named.lock(in: shards)
+    prefetchKeys()
+  }
+
+  func unlockKeys() { named.unlock(in: shards) }
+
   /// Asks the processor for the memory of all keys, which are hashed and locked.
-  func prefetchKeys() {
+  private func prefetchKeys() {
     let database = client.database
     for index in unsafe row.pointee.keyIndices(argumentCount: request.count) {
       let hash = hashes[index]

@@ -103,11 +103,13 @@
     init(arity: Int) { self.init(abs(arity), orMore: arity < 0) }
 
     /// With so many there is exactly one key, which is argument `keys.first`.
+    @inline(never)
     init(ofOneKey keys: Command.KeyPositions) {
       if keys.first == 0 || keys.access == ["not_key"] {
         self = .none
       } else if keys.last < 0 {
-        self.init(keys.first - keys.last)
+        // Behind a key follows what belongs to it.
+        self.init(keys.first - keys.last + max(1, keys.step) - 1)
       } else {
         self = keys.last == keys.first ? ArgumentCounts(keys.first + 1, orMore: true) : .none
       }

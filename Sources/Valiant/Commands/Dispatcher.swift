@@ -31,7 +31,7 @@
     var command: UnsafePointer<CommandTable.Row>?
     var firstArgument: Int
     var argumentCount: Int
-    /// Of the key, if the request names exactly one.
+    /// See `oneKeyHash`.
     var hash: UInt64
     /// Where the request ends in the input.
     var end: Int
@@ -406,16 +406,24 @@
       in: bytes, firstArgument: first, count: parser.arguments.count &- first)
     let command = unsafe table.find(request.name)
     var hash: UInt64 = 0
-    if let command = unsafe command,
-      unsafe command.pointee.namesOneKey(argumentCount: request.count)
-    {
-      hash = unsafe context.memory.hashing.hash(request.bytes(command.pointee.firstKey))
-      hasKeys = true
+    if let command = unsafe command {
+      hash = unsafe oneKeyHash(command, request)
+      if hash != 0 { hasKeys = true }
     }
     unsafe batch[index] = Item(
       command: command, firstArgument: first, argumentCount: request.count, hash: hash,
       end: parser.position)
     if unsafe command != batch[0].command { isUniform = false }
+  }
+
+  /// The hash of the key of a request that names exactly one; else 0. A hash that is 0 takes the way of
+  /// those with several keys, which is as good.
+  @inline(__always)
+  private func oneKeyHash(
+    _ command: UnsafePointer<CommandTable.Row>, _ request: Request
+  ) -> UInt64 {
+    if unsafe !command.pointee.namesOneKey(argumentCount: request.count) { return 0 }
+    return unsafe context.memory.hashing.hash(request.bytes(command.pointee.firstKey))
   }
 
   /// Asks for the memory of all requests of the batch, in two rounds that build on each other.
@@ -572,8 +580,7 @@
         return executeTransaction(client)
       }
       // The batch was hashed by the container's row.
-      let firstKey = unsafe command.pointee.firstKey
-      if firstKey > 0 { unsafe batch[index].hash = context.memory.hashing.hash(request[firstKey]) }
+      unsafe batch[index].hash = oneKeyHash(command, request)
       // CLIENT LIST shows the command that asks, too.
       client.lastCommand = unsafe command.pointee.index
       if client.flags.contains(.tracking) {
@@ -672,7 +679,8 @@
     var isWhole = false
     for index in 0..<transaction.commands.count {
       context.begin(transaction, index)
-      named.formUnion(context.hashKeys())
+      context.hashKeys()
+      named.formUnion(context.named)
       if unsafe context.row.pointee.flags.contains(.wholeKeyspace) { isWhole = true }
     }
     for watched in transaction.watched { named.insert(hash: watched.hash) }
@@ -684,7 +692,7 @@
     context.reply.array(transaction.commands.count)
     for index in 0..<transaction.commands.count {
       context.begin(transaction, index)
-      _ = context.hashKeys()
+      context.hashKeys()
       executeQueued()
     }
     context.commitChanges()
@@ -784,13 +792,13 @@
   private mutating func runLocked(
     _ command: UnsafePointer<CommandTable.Row>, _ request: Request, _ hash: UInt64
   ) throws(CommandError) {
-    if unsafe command.pointee.firstKey == 0 {
-      try unsafe context.call(command)
-    } else if unsafe command.pointee.namesOneKey(argumentCount: request.count) {
+    if hash != 0 {
       context.setHash(hash, of: unsafe command.pointee.firstKey)
       let shard = shards[hash: hash]
       shard.lock()
       defer { shard.unlock() }
+      try unsafe context.call(command)
+    } else if unsafe command.pointee.firstKey == 0 {
       try unsafe context.call(command)
     } else {
       try unsafe runWithManyKeys(command)
@@ -822,10 +830,8 @@
   private mutating func runWithManyKeys(
     _ command: UnsafePointer<CommandTable.Row>
   ) throws(CommandError) {
-    let named = context.hashKeys()
-    named.lock(in: shards)
-    defer { named.unlock(in: shards) }
-    context.prefetchKeys()
+    context.lockKeys()
+    defer { context.unlockKeys() }
     try unsafe context.call(command)
   }
 

@@ -334,9 +334,8 @@ final class Replayer: LogReplaying {
       defer { shard.unlock() }
       return try unsafe row.pointee.call(&context.pointee)
     }
-    let named = unsafe context.pointee.hashKeys()
-    named.lock(in: shards)
-    defer { named.unlock(in: shards) }
+    unsafe context.pointee.lockKeys()
+    defer { unsafe context.pointee.unlockKeys() }
     try unsafe row.pointee.call(&context.pointee)
   }
 }

@@ -10,8 +10,6 @@ extension HashTable {
     let localDepth: UInt64
 
     static let slotBytes = 6
-    /// Of the tag within a slot.
-    static let tagOffset = 4
     static let bytesMin = 64
     static let bytesMax = 2048
     static let addressMask: UInt64 = (1 << 48) - 1

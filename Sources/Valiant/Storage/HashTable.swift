@@ -105,13 +105,22 @@
 
   // MARK: Looking up
 
-  /// The slots that a lookup reads one after the other, as addresses.
+  /// The slots that a lookup reads, five at a time.
+  ///
+  /// They are looked at all at once: after how many a loop would end is a matter of chance, and when the
+  /// processor guesses wrong, that costs twenty cycles.
   ///
   /// Invariant: `slot` is one of the segment's, `end` what follows its last one.
   @safe private struct Probe {
-    private(set) var slot: UnsafeMutableRawPointer
+    private var slot: UnsafeMutableRawPointer
     private let first: UnsafeMutableRawPointer
     private let end: UnsafeMutableRawPointer
+
+    /// What is read for five slots: three words each, the last one the tag, and one that is not theirs.
+    static let bytes = 32
+    private static let slots = 5
+    private static let firstWords: UInt32 = 0b001_001_001_001_001
+    private static let tagWord: UInt32 = 2
 
     @inline(__always)
     init(_ segment: Segment, hash: UInt64) {
@@ -120,41 +129,39 @@
       unsafe end = segment.address(segment.slotCount)
     }
 
-    /// The slot's content with two bytes of the next one above it.
+    /// Which words from `slot` on are this one, as bits; none behind the segment's end.
     @inline(__always)
-    var content: UInt64 { unsafe slot.loadUnaligned(as: UInt64.self) }
-
-    /// The first slot that has this tag, which may be a free one, of the five from here on; nil when there
-    /// is none before the segment's end.
-    ///
-    /// They are looked at all at once: after how many a loop would end is a matter of chance, and when the
-    /// processor guesses wrong, that costs twenty cycles.
-    @inline(__always)
-    func nearMatch(_ tag: UInt16) -> UnsafeMutableRawPointer? {
+    private func words(_ word: UInt16) -> UInt32 {
       // SAFETY: a segment is longer than what is read, and `slot` lies whole words before its end.
-      let start = unsafe min(slot, end - Self.nearBytes)
-      let matches =
-        unsafe Processor.matches(of: tag, at: start)
-        &>> UInt32(truncatingIfNeeded: (slot - start) &>> 1) & Self.tagBits
-      if matches == 0 { return nil }
-      return unsafe slot + (matches.trailingZeroBitCount &* 2 &- Segment.tagOffset)
+      let start = unsafe min(slot, end - Self.bytes)
+      let matches = unsafe Processor.matches(of: word, at: start)
+      return unsafe matches &>> UInt32(truncatingIfNeeded: (slot - start) &>> 1)
     }
 
-    static let nearBytes = 32
-    /// Where tags lie in five slots: in words 2, 5, 8, 11 and 14.
-    private static let tagBits: UInt32 = 0b0100_1001_0010_0100
-
-    /// Goes on behind those slots.
+    /// Which of the slots have this tag, as bits for `slot(_:)`. For 0, free ones are among them.
     @inline(__always)
-    mutating func leaveNear() {
-      unsafe slot += 5 &* Segment.slotBytes
-      if unsafe slot >= end { unsafe slot = first }
+    func matches(_ tag: UInt16) -> UInt32 {
+      words(tag) & Self.firstWords &<< Self.tagWord
     }
 
+    /// The slot of the lowest bit.
+    @inline(__always)
+    func slot(_ matches: UInt32) -> UnsafeMutableRawPointer {
+      unsafe slot + (matches.trailingZeroBitCount &- Int(Self.tagWord)) &* 2
+    }
+
+    /// Whether one of the slots is free.
+    @inline(__always)
+    var hasFree: Bool {
+      let zeros = words(0)
+      return zeros & zeros &>> 1 & Self.firstWords != 0
+    }
+
+    /// Goes on to the next five, or to the segment's beginning.
     @inline(__always)
     mutating func advance() {
-      unsafe slot += Segment.slotBytes
-      if unsafe slot == end { unsafe slot = first }
+      unsafe slot += Self.slots &* Segment.slotBytes
+      if unsafe slot >= end { unsafe slot = first }
     }
   }
 
@@ -162,39 +169,41 @@
   @inline(__always)
   func find(_ key: Bytes, hash: UInt64, in chunks: ChunkList) -> Position? {
     guard let segment = segment(hash) else { return nil }
-    let tag = UInt16(truncatingIfNeeded: hash)
-    var probe = Probe(segment, hash: hash)
-    if let slot = unsafe probe.nearMatch(tag) {
+    let probe = Probe(segment, hash: hash)
+    let matches = probe.matches(UInt16(truncatingIfNeeded: hash))
+    if matches != 0 {
+      let slot = unsafe probe.slot(matches)
       let reference = EntryReference(bits: unsafe slot.loadUnaligned(as: UInt32.self))
       if !reference.isNone {
         let entry = chunks.entry(reference)
         if entry.key == key { return unsafe Position(slot: slot, hash: hash, entry: entry) }
       }
-    } else {
-      probe.leaveNear()
     }
-    return find(key, hash: hash, in: chunks, probe)
+    return find(key, hash: hash, in: chunks, from: probe, matches & (matches &- 1))
   }
 
-  /// The same, one slot after the other: for a key that is not near its home, or not there at all, or has a
-  /// neighbour with the same tag.
+  /// The same for a key that is not near its home, or not there at all, or has a neighbour with the same
+  /// tag.
+  ///
+  /// - Parameter others: Slots near its home that have the tag and have not been looked at.
   @inline(never)
   private func find(
-    _ key: Bytes, hash: UInt64, in chunks: ChunkList, _ start: Probe
+    _ key: Bytes, hash: UInt64, in chunks: ChunkList, from home: Probe, _ others: UInt32
   ) -> Position? {
-    let tag = UInt16(truncatingIfNeeded: hash)
-    var probe = start
+    var (probe, matches) = (home, others)
     while true {
-      let slot = probe.content
-      let reference = Self.reference(slot)
-      if reference.isNone { return nil }
-      if UInt16(truncatingIfNeeded: slot &>> 32) == tag {
-        let entry = chunks.entry(reference)
-        if entry.key == key {
-          return unsafe Position(slot: probe.slot, hash: hash, entry: entry)
+      while matches != 0 {
+        let slot = unsafe probe.slot(matches)
+        let reference = EntryReference(bits: unsafe slot.loadUnaligned(as: UInt32.self))
+        if !reference.isNone {
+          let entry = chunks.entry(reference)
+          if entry.key == key { return unsafe Position(slot: slot, hash: hash, entry: entry) }
         }
+        matches &= matches &- 1
       }
+      if probe.hasFree { return nil }
       probe.advance()
+      matches = probe.matches(UInt16(truncatingIfNeeded: hash))
     }
   }
 
@@ -218,28 +227,24 @@
     guard let segment = segment(hash) else { return }
     let slot = unsafe segment.address(segment.home(hash & 0xffff))
     unsafe Processor.prefetch(slot)
-    unsafe Processor.prefetch(slot + (Probe.nearBytes - 1))
+    unsafe Processor.prefetch(slot + (Probe.bytes - 1))
   }
 
-  /// Asks the processor for the entry that a lookup would compare first.
+  /// Asks the processor for the entry that a lookup would compare first, if that stands in one of ten slots.
   @inline(__always)
   func prefetchEntry(hash: UInt64, in chunks: ChunkList) {
     guard let segment = segment(hash) else { return }
     let tag = UInt16(truncatingIfNeeded: hash)
     var probe = Probe(segment, hash: hash)
-    if let slot = unsafe probe.nearMatch(tag) {
-      let reference = EntryReference(bits: unsafe slot.loadUnaligned(as: UInt32.self))
-      if !reference.isNone { chunks.prefetch(reference) }
-      return
-    }
-    probe.leaveNear()
-    while true {
-      let slot = probe.content
-      let reference = Self.reference(slot)
-      if reference.isNone { return }
-      if UInt16(truncatingIfNeeded: slot &>> 32) == tag { return chunks.prefetch(reference) }
+    var matches = probe.matches(tag)
+    if matches == 0 {
       probe.advance()
+      matches = probe.matches(tag)
+      if matches == 0 { return }
     }
+    let reference = EntryReference(
+      bits: unsafe probe.slot(matches).loadUnaligned(as: UInt32.self))
+    if !reference.isNone { chunks.prefetch(reference) }
   }
 
   /// Slots that a walk over a segment's entries asks ahead for: they lie scattered over memory.

@@ -6,10 +6,10 @@
 /// PRF"; the test holds values of an independent implementation.
 struct SipHash: Sendable {
   /// What every hash begins with.
-  private let start: (UInt64, UInt64, UInt64, UInt64)
+  private let state: (UInt64, UInt64, UInt64, UInt64)
 
   init(key0: UInt64, key1: UInt64) {
-    start = (
+    state = (
       key0 ^ 0x736f_6d65_7073_6575, key1 ^ 0x646f_7261_6e64_6f6d, key0 ^ 0x6c79_6765_6e65_7261,
       key1 ^ 0x7465_6462_7974_6573
     )
@@ -24,7 +24,7 @@ struct SipHash: Sendable {
   /// The hash of `bytes`. O(count).
   @inline(__always)
   func hash(_ bytes: Bytes) -> UInt64 {
-    var (v0, v1, v2, v3) = start
+    var (v0, v1, v2, v3) = state
 
     @inline(__always)
     func round() {

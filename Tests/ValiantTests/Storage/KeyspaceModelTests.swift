@@ -144,6 +144,34 @@ private final class Model {
     keyspace.removeAll(memory.pool)
   }
 
+  /// The smallest segment has nine slots, of which seven get used.
+  @Test("finds keys that have been pushed around the end", arguments: 0..<9 as Range<UInt64>)
+  func sameHome(_ home: UInt64) {
+    let memory = StorageContext()
+    defer { memory.end() }
+    var keyspace = Keyspace()
+    let now = Timestamp(milliseconds: 1)
+    let first = (home << 16 + 8) / 9
+    let keys = (0..<7 as Range<UInt64>).map { (key: Array("key:\($0)".utf8), hash: first + $0 * 7) }
+    for (count, (new, hash)) in keys.enumerated() {
+      new.withBytes { new in
+        let isThere = keyspace.find(new, hash: hash, now: now, memory) != nil
+        let isSet = keyspace.set(new, hash: hash, to: new, deadline: nil, now: now, memory)
+        #expect(!isThere && isSet)
+      }
+      for (key, hash) in keys[...count] {
+        key.withBytes { key in
+          keyspace.prefetchEntry(hash: hash)
+          let found = keyspace.find(key, hash: hash, now: now, memory)
+          #expect(found?.value.equals(key) == true)
+          let other = keyspace.find(key, hash: hash + 1, now: now, memory)
+          #expect(other == nil)
+        }
+      }
+    }
+    keyspace.removeAll(memory.pool)
+  }
+
   @Test("does what a dictionary does", arguments: [1, 2, 3, 4, 5, 6, 7, 8] as [UInt64])
   func model(_ seed: UInt64) {
     var random = Random(seed: seed)
