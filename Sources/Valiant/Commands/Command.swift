@@ -185,6 +185,9 @@ struct Command: Sendable {
     /// Index of the argument that says how many keys there are behind it; 0 for none.
     private(set) var counter = 0
 
+    /// Index of the first key that is in a shard; 0 for none.
+    var firstStored: Int { access == ["not_key"] ? 0 : first }
+
     static let none = KeyPositions(first: 0, last: 0, step: 0, access: [])
 
     /// Keys one behind the other with which different things are done.

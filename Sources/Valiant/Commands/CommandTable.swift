@@ -50,8 +50,7 @@
       handler = command.handler
       isContainer = !command.subcommands.isEmpty
       accepted = isContainer ? .none : ArgumentCounts(arity: command.arity)
-      // What is no key is in no shard.
-      firstKey = command.keys.access == ["not_key"] ? 0 : command.keys.first
+      firstKey = command.keys.firstStored
       lastKey = command.keys.last
       keyStep = max(1, command.keys.step)
       // Chosen there, for choices here make Swift 6.3 release a part of `command` once too often.
@@ -105,7 +104,7 @@
     /// With so many there is exactly one key, which is argument `keys.first`.
     @inline(never)
     init(ofOneKey keys: Command.KeyPositions) {
-      if keys.first == 0 || keys.access == ["not_key"] {
+      if keys.firstStored == 0 {
         self = .none
       } else if keys.last < 0 {
         // Behind a key follows what belongs to it.

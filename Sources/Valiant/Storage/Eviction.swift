@@ -193,10 +193,9 @@ import Synchronization
       for _ in 0..<Store.shardCount {
         let shard = store.shard(nextShardIndex())
         shard.withLock {
-          for database in 0..<Store.databaseCount {
-            guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else {
-              continue
-            }
+          for database in 0..<shard.usedDatabaseCount {
+            let keyspace = shard.keyspace(database)
+            if keyspace.count == 0 { continue }
             keyspace.reclaim(memory)
           }
         }
@@ -219,8 +218,8 @@ import Synchronization
     (0..<Store.shardCount).contains { index in
       let shard = store.shard(index)
       return shard.withLock {
-        (0..<Store.databaseCount).contains { database in
-          guard let keyspace = shard.keyspaceIfUsed(database) else { return false }
+        (0..<shard.usedDatabaseCount).contains { database in
+          let keyspace = shard.keyspace(database)
           return (policy.isVolatile ? keyspace.expiringCount : keyspace.count) > 0
         }
       }
@@ -245,8 +244,9 @@ import Synchronization
     let (evicted, expired) = shard.withLock {
       var evicted = 0
       var expired = 0
-      for database in 0..<Store.databaseCount {
-        guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
+      for database in 0..<shard.usedDatabaseCount {
+        let keyspace = shard.keyspace(database)
+        if keyspace.count == 0 { continue }
         let gone = keyspace.evict(policy, expert: expert, now: now, memory)
         // What goes leaves pages half empty, which are the system's loss, too.
         if memory.pool.isFragmented { _ = keyspace.consolidate(memory) }

@@ -171,13 +171,10 @@
     guard let segment = segment(hash) else { return nil }
     let probe = Probe(segment, hash: hash)
     let matches = probe.matches(UInt16(truncatingIfNeeded: hash))
-    if matches != 0 {
-      let slot = unsafe probe.slot(matches)
-      let reference = EntryReference(bits: unsafe slot.loadUnaligned(as: UInt32.self))
-      if !reference.isNone {
-        let entry = chunks.entry(reference)
-        if entry.key == key { return unsafe Position(slot: slot, hash: hash, entry: entry) }
-      }
+    if matches != 0,
+      let position = unsafe Self.position(of: key, hash, at: probe.slot(matches), in: chunks)
+    {
+      return position
     }
     return find(key, hash: hash, in: chunks, from: probe, matches & (matches &- 1))
   }
@@ -193,11 +190,8 @@
     var (probe, matches) = (home, others)
     while true {
       while matches != 0 {
-        let slot = unsafe probe.slot(matches)
-        let reference = EntryReference(bits: unsafe slot.loadUnaligned(as: UInt32.self))
-        if !reference.isNone {
-          let entry = chunks.entry(reference)
-          if entry.key == key { return unsafe Position(slot: slot, hash: hash, entry: entry) }
+        if let position = unsafe Self.position(of: key, hash, at: probe.slot(matches), in: chunks) {
+          return position
         }
         matches &= matches &- 1
       }
@@ -205,6 +199,17 @@
       probe.advance()
       matches = probe.matches(UInt16(truncatingIfNeeded: hash))
     }
+  }
+
+  /// The position of `key` if it is what stands in the slot.
+  @inline(__always)
+  private static func position(
+    of key: Bytes, _ hash: UInt64, at slot: UnsafeMutableRawPointer, in chunks: ChunkList
+  ) -> Position? {
+    let reference = EntryReference(bits: unsafe slot.loadUnaligned(as: UInt32.self))
+    if reference.isNone { return nil }
+    let entry = chunks.entry(reference)
+    return entry.key == key ? unsafe Position(slot: slot, hash: hash, entry: entry) : nil
   }
 
   /// The position of an entry that is in the table.

@@ -282,8 +282,8 @@ enum KeyChange: Sendable {
     }
     for index in 0..<Store.shardCount {
       table(index).prefixes = prefixes
-      for database in 0..<Store.databaseCount {
-        guard let keyspace = shards[index].keyspaceIfUsed(database) else { continue }
+      for database in 0..<shards[index].usedDatabaseCount {
+        let keyspace = shards[index].keyspace(database)
         if prefixes.isEmpty {
           keyspace.removeObserver(.prefix)
         } else {

@@ -50,8 +50,8 @@ final class Moment: Sendable {
     var changes = 0
     for index in 0..<Store.shardCount {
       let shard = store.shard(index)
-      for database in 0..<Store.databaseCount {
-        guard let keyspace = shard.keyspaceIfUsed(database) else { break }
+      for database in 0..<shard.usedDatabaseCount {
+        let keyspace = shard.keyspace(database)
         keyspace.beginSnapshot()
         sizes[database].keys += keyspace.count
         sizes[database].expiring += keyspace.expiringCount
@@ -162,8 +162,8 @@ final class Moment: Sendable {
 
   /// Where the rest of what was this database is now.
   private static func unsaved(_ database: Int, in shard: Shard) -> KeyspaceReference? {
-    for number in 0..<Store.databaseCount {
-      guard let keyspace = shard.keyspaceIfUsed(number) else { return nil }
+    for number in 0..<shard.usedDatabaseCount {
+      let keyspace = shard.keyspace(number)
       if keyspace.isUnsaved(database: database) { return keyspace }
     }
     return nil

@@ -36,8 +36,8 @@ import Glibc
 
   /// Ends the shard, not the memory of its keys, which is the pool's. Nobody may use it any more.
   func deinitialize() {
-    for database in 0..<Store.databaseCount {
-      unsafe keyspaceIfUsed(database)?.pointer.deinitialize(count: 1)
+    for database in 0..<usedDatabaseCount {
+      unsafe keyspace(database).pointer.deinitialize(count: 1)
     }
     unsafe others.pointee?.deallocate()
     unsafe lockWord.deinitialize(count: 1)
@@ -121,7 +121,7 @@ import Glibc
   /// The keys of `database`, nil if nobody ever used it here.
   func keyspaceIfUsed(_ database: Int) -> KeyspaceReference? {
     if database == 0 { return keyspace(0) }
-    return unsafe others.pointee == nil ? nil : otherKeyspace(database)
+    return usedDatabaseCount == 1 ? nil : otherKeyspace(database)
   }
 }
 

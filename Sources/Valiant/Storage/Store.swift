@@ -36,8 +36,8 @@ import Synchronization
   /// O(shards and chunks), and what the system needs to take the memory back: no key is looked at.
   deinit {
     for index in 0..<Self.shardCount {
-      for database in 0..<Self.databaseCount {
-        shard(index).keyspaceIfUsed(database)?.freeLargeBlocks(memory.pool)
+      for database in 0..<shard(index).usedDatabaseCount {
+        shard(index).keyspace(database).freeLargeBlocks(memory.pool)
       }
     }
     shards.free()
@@ -295,8 +295,8 @@ import Synchronization
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       shard.withLock(unless: isLocked) {
-        for database in 0..<Self.databaseCount {
-          shard.keyspaceIfUsed(database)?.resetStatistics()
+        for database in 0..<shard.usedDatabaseCount {
+          shard.keyspace(database).resetStatistics()
         }
       }
     }
@@ -387,8 +387,8 @@ import Synchronization
     for index in 0..<Self.shardCount {
       let shard = shard(index)
       shard.withLock {
-        for database in 0..<Self.databaseCount {
-          shard.keyspaceIfUsed(database)?.freeUnused(memory)
+        for database in 0..<shard.usedDatabaseCount {
+          shard.keyspace(database).freeUnused(memory)
         }
       }
     }

@@ -64,7 +64,8 @@ struct ExpirySweep {
     let isLeft = store.shard(turns.shard).withLockUnlessKept { shard in
       let databaseCount = shard.usedDatabaseCount
       while database < databaseCount {
-        if let keyspace = shard.keyspaceIfUsed(database), keyspace.isWorthWalk(at: now) {
+        let keyspace = shard.keyspace(database)
+        if keyspace.isWorthWalk(at: now) {
           lookCount += 1
           let step = keyspace.sweepSegments(now: now, memory)
           removedCount += step.removed
@@ -98,8 +99,9 @@ struct Consolidation {
   mutating func step(_ store: Store) -> Bool {
     let hasMore = store.shard(turns.shard).withLockUnlessKept { shard in
       var hasMore = false
-      for database in 0..<Store.databaseCount {
-        guard let keyspace = shard.keyspaceIfUsed(database), keyspace.count > 0 else { continue }
+      for database in 0..<shard.usedDatabaseCount {
+        let keyspace = shard.keyspace(database)
+        if keyspace.count == 0 { continue }
         if keyspace.consolidate(store.memory) { hasMore = true }
       }
       return hasMore
